@@ -1,0 +1,69 @@
+"""Embedding tables that fit a memory budget. Read ``contract.py`` first, then ``full.py``."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from compactrec.embeddings.budget import full_plan, make_plan
+from compactrec.embeddings.compositional import CompositionalConfig
+from compactrec.embeddings.config import MethodConfig
+from compactrec.embeddings.feature import Feature
+from compactrec.embeddings.full import FullConfig
+from compactrec.embeddings.fused_optimizer import FusedOptimizer
+from compactrec.embeddings.hashed import HashConfig
+from compactrec.embeddings.hashing import hash_strings
+from compactrec.embeddings.layers import CompressedEmbedding, CompressedEmbeddingBag
+from compactrec.embeddings.mixed import MixedConfig
+from compactrec.embeddings.parameters import dense_parameters
+from compactrec.embeddings.plan import Group, Plan, select
+from compactrec.embeddings.rare import RareConfig
+from compactrec.embeddings.registry import Method, get_method, method_names
+from compactrec.embeddings.size import SizeReport, size
+from compactrec.embeddings.unified import UnifiedConfig
+from compactrec.embeddings.uniform import UniformConfig
+
+if TYPE_CHECKING:
+    from compactrec.embeddings.collection import CompressedEmbeddingBagCollection
+
+__all__ = [
+    "CompositionalConfig",
+    "CompressedEmbedding",
+    "CompressedEmbeddingBag",
+    "CompressedEmbeddingBagCollection",
+    "Feature",
+    "FullConfig",
+    "FusedOptimizer",
+    "Group",
+    "HashConfig",
+    "Method",
+    "MethodConfig",
+    "MixedConfig",
+    "Plan",
+    "RareConfig",
+    "SizeReport",
+    "UnifiedConfig",
+    "UniformConfig",
+    "dense_parameters",
+    "full_plan",
+    "get_method",
+    "hash_strings",
+    "make_plan",
+    "method_names",
+    "select",
+    "size",
+]
+
+_NEEDS_TORCHREC = {"CompressedEmbeddingBagCollection": "compactrec.embeddings.collection"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NEEDS_TORCHREC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(importlib.import_module(_NEEDS_TORCHREC[name]), name)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{name} needs torchrec and FBGEMM, and {error.name!r} is not installed: on a GPU "
+            f"machine 'pip install compactrec[gpu]', on a CPU the pinned list in "
+            f"requirements/cpu.txt (see README, Install)",
+            name=error.name,
+        ) from error

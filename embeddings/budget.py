@@ -1,0 +1,94 @@
+"""From a method's name and a number of bytes to a plan."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compactrec.embeddings.feature import Feature, check_features
+from compactrec.embeddings.full import FullConfig
+from compactrec.embeddings.plan import Group, Plan
+from compactrec.embeddings.registry import (
+    Assignments,
+    SizingTask,
+    get_method,
+    parse_options,
+)
+from compactrec.embeddings.size import size
+from compactrec.embeddings.sizing import assignment_bytes
+
+__all__ = ["Counts", "full_plan", "make_plan"]
+
+Counts = Mapping[str, NDArray[np.int64]]
+"""Training frequency of every id by feature name, ``(num_ids,)`` each."""
+
+
+def full_plan(features: Sequence[Feature]) -> Plan:
+    """Every feature a full table of its own: what budgets are fractions of."""
+    groups = _full_assignments(features).groups
+    return Plan(tuple(features), tuple(Group((f.name,), c) for (f,), c in groups))
+
+
+def make_plan(
+    method: str,
+    features: Sequence[Feature],
+    budget_bytes: int,
+    *,
+    counts: Counts | None = None,
+    threshold: int = 200,
+    options: Mapping[str, Any] | None = None,
+) -> Plan:
+    """The largest plan of one method whose serving bytes are at most ``budget_bytes``.
+
+    Args:
+        method: a registered name, see ``method_names()``.
+        features: the logical features.
+        budget_bytes: tables, integer state and dense parts together; decimal bytes.
+        counts: training frequencies; some methods need them and say so.
+        threshold: features with at most this many ids keep a full table under every method.
+        options: the method's own options, checked against its options type.
+
+    Raises:
+        ValueError: unknown method or option, or the budget is below the smallest possible plan.
+    """
+    spec = get_method(method)
+    check_features(tuple(features))
+    small = [f for f in features if f.num_ids is not None and f.num_ids <= threshold]
+    rest = tuple(f for f in features if f not in small)
+    _check_counts(rest, counts)
+    kept = _full_assignments(small)
+    kept_bytes = assignment_bytes(kept) if small else 0
+    solved = Assignments((), {})
+    if rest:
+        parsed = parse_options(spec, options or {})
+        task = SizingTask(rest, budget_bytes - kept_bytes, counts, parsed)
+        solved = spec.from_budget(task)
+    names = [tuple(f.name for f in group) for group, _ in (*kept.groups, *solved.groups)]
+    configs = [config for _, config in (*kept.groups, *solved.groups)]
+    groups = tuple(Group(n, c) for n, c in zip(names, configs, strict=True))
+    plan = Plan(tuple(features), groups, solved.arrays)
+    found = size(plan).serving_bytes
+    if found > budget_bytes:
+        raise ValueError(
+            f"{method}: the plan takes {found:,} bytes but the budget is {budget_bytes:,}: the "
+            f"features kept full (at most {threshold} ids) alone take {kept_bytes:,}; raise the "
+            f"budget or lower the threshold"
+        )
+    return plan
+
+
+def _full_assignments(features: Sequence[Feature]) -> Assignments:
+    return Assignments(tuple(((f,), FullConfig()) for f in features), {})
+
+
+def _check_counts(features: Sequence[Feature], counts: Counts | None) -> None:
+    if counts is None:
+        return
+    for feature in features:
+        found = len(counts[feature.name]) if feature.name in counts else None
+        if feature.num_ids is not None and found != feature.num_ids:
+            raise ValueError(
+                f"counts of feature {feature.name!r} have {found} entries, expected "
+                f"num_ids = {feature.num_ids}; take them from the data the plan is for"
+            )

@@ -1,0 +1,259 @@
+"""CompressedEmbeddingBagCollection: any plan behind torchrec's EmbeddingBagCollection interface."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torchrec.modules.embedding_configs import EmbeddingBagConfig
+from torchrec.modules.embedding_modules import (
+    EmbeddingBagCollection,
+    EmbeddingBagCollectionInterface,
+)
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
+
+from compactrec.embeddings.contract import Table
+from compactrec.embeddings.feature import Feature
+from compactrec.embeddings.fused_optimizer import FusedOptimizer
+from compactrec.embeddings.logical import LogicalCombine
+from compactrec.embeddings.plan import Plan
+from compactrec.embeddings.rewrite import Bags, Rewrite
+from compactrec.embeddings.rewrites import Stream
+
+if TYPE_CHECKING:
+    from compactrec.embeddings.fused import FusedTables
+
+__all__ = ["CompressedEmbeddingBagCollection", "Engine"]
+
+Engine = Literal["eager", "fused"]
+
+
+class KjtRewrite(nn.Module):
+    """The rewrite on torchrec's type: logical KeyedJaggedTensor -> physical one.
+
+    Keys are found by name; extra keys are ignored, and a missing one raises ``ValueError``.
+    """
+
+    def __init__(
+        self,
+        features: Sequence[Feature],
+        streams: Sequence[Stream],
+        *,
+        is_weighted: bool,
+        check_ids: bool,
+    ) -> None:
+        super().__init__()
+        self.ids = Rewrite(features, streams, check_ids=check_ids)
+        self._keys = [feature.name for feature in features]
+        self._is_weighted = is_weighted
+
+    def forward(self, features: KeyedJaggedTensor) -> KeyedJaggedTensor:
+        """Physical bags of the same batch, one key per part."""
+        weights = features.weights_or_none()
+        if (weights is not None) != self._is_weighted:
+            raise ValueError(
+                f"the batch has {'weights' if weights is not None else 'no weights'} but the "
+                f"collection was built with is_weighted={self._is_weighted}"
+            )
+        if features.keys() != self._keys:
+            features = self._by_name(features)
+        if features.values().dtype != torch.int64:
+            raise ValueError(f"ids must be int64, got {features.values().dtype}")
+        bags = Bags(features.values(), features.lengths(), features.weights_or_none())
+        out = self.ids(bags, None if torch.compiler.is_compiling() else features.length_per_key())
+        return KeyedJaggedTensor(
+            keys=list(self.ids.part_keys),
+            values=out.values,
+            lengths=out.lengths,
+            weights=out.weights,
+            stride=features.stride(),
+        )
+
+    def _by_name(self, features: KeyedJaggedTensor) -> KeyedJaggedTensor:
+        place = {key: i for i, key in enumerate(features.keys())}
+        missing = [key for key in self._keys if key not in place]
+        if missing:
+            raise ValueError(f"the batch lacks the features {missing}; it has {sorted(place)}")
+        return features.permute([place[key] for key in self._keys])
+
+
+class CompressedEmbeddingBagCollection(EmbeddingBagCollectionInterface):
+    """Logical features in, logical vectors out; a plan decides what lies between.
+
+    For feature ``f`` and example ``b`` the output is ``sum_i w_i * e_f(id_i)`` over the bag, where
+    ``e_f`` is the *complete* vector of one id: combined first, pooled after, whatever the method.
+    ``mean`` divides that by the number of ids in the bag. An empty bag gives zeros.
+
+    Args:
+        plan: features and their method configs.
+        engine: ``eager`` (a plain EmbeddingBagCollection, dense gradients; for reference, export
+            and sharding) or ``fused`` (FBGEMM, optimizer inside backward; one process).
+        device: where to build; ``meta`` only with ``eager``.
+        is_weighted: batches carry one weight per id.
+        optimizer: for ``fused`` only; row-wise Adagrad by default.
+        check_ids: raise on ids out of range, rather than read another row.
+
+    Shapes: KeyedJaggedTensor of F features and B examples -> KeyedTensor ``(B, sum of dims)``, keys
+    in the plan's order. Bytes: :func:`compactrec.embeddings.size`.
+
+    Example::
+
+        collection = CompressedEmbeddingBagCollection(plan, engine="fused")
+        vectors = collection(batch.kjt())["C1"]  # (B, 16)
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        engine: Engine = "eager",
+        device: torch.device | str | None = None,
+        is_weighted: bool = False,
+        optimizer: FusedOptimizer | None = None,
+        check_ids: bool = True,
+    ) -> None:
+        super().__init__()
+        if engine not in ("eager", "fused"):
+            raise ValueError(f"engine must be 'eager' or 'fused', got {engine!r}")
+        if optimizer is not None and engine != "fused":
+            raise ValueError(
+                f"optimizer is for engine='fused', got engine={engine!r}; train an eager "
+                f"collection with a torch.optim optimizer over its parameters()"
+            )
+        self.plan = plan
+        self.engine: Engine = engine
+        self._is_weighted = is_weighted
+        where = torch.device(device or "cpu")
+        seed = int(torch.empty((), dtype=torch.int64).random_())
+        with where:
+            lowered = plan.lower()
+        streams = [stream for part in lowered for stream in part.streams]
+        self.rewrite = KjtRewrite(
+            plan.features, streams, is_weighted=is_weighted, check_ids=check_ids
+        )
+        if where.type != "meta":
+            self.rewrite.to(where)
+        self._specs = _table_order([t for part in lowered for t in part.tables], self.rewrite.ids)
+        with torch.random.fork_rng():  # what the engines draw while they build is drawn again
+            self.tables = self._build_tables(self._specs, optimizer, where)
+        if where.type != "meta":
+            self._draw_tables(torch.Generator(where).manual_seed(seed))
+        by_key = {o.key: o for part in lowered for o in part.outputs}
+        order = [o for f in plan.features for o in by_key.values() if o.feature == f.name]
+        self.combine = LogicalCombine(order)
+        self._keys = [output.key for output in order]
+        self._dims = [output.dim for output in order]
+        self._mean = [f.name for f in plan.features if f.pooling == "mean"]
+        self._output_features = [output.feature for output in order]
+
+    def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
+        """Logical vectors; raises ``ValueError`` on missing features and ids out of range."""
+        physical = self.rewrite(features)
+        if self.engine == "fused":
+            rows = self.tables(
+                physical.values(), physical.lengths(), physical.weights_or_none(), features.stride()
+            )
+            keys, dims = self.tables.part_keys, self.tables.part_dims
+        else:
+            table = self.tables(physical)
+            rows, keys, dims = table.values(), table.keys(), table.length_per_key()
+        values = self.combine(rows, keys, dims)
+        if self._mean:
+            values = values * self._mean_scale(features, values)
+        return KeyedTensor(keys=self._keys, length_per_key=self._dims, values=values)
+
+    def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
+        """One config per logical vector, as a model sees it: name, width, feature."""
+        by_name = {feature.name: feature for feature in self.plan.features}
+        return [
+            EmbeddingBagConfig(
+                name=key,
+                embedding_dim=dim,
+                num_embeddings=by_name[feature].num_ids or 2**63 - 1,
+                feature_names=[key],
+            )
+            for key, dim, feature in zip(self._keys, self._dims, self._output_features, strict=True)
+        ]
+
+    def is_weighted(self) -> bool:
+        """True where batches carry one weight per id."""
+        return self._is_weighted
+
+    def reset_parameters(self) -> None:
+        """Draw all initial weights again, e.g. after ``meta`` construction and ``to_empty``."""
+        self._draw_tables(None)
+        self.combine.reset_parameters()
+
+    def optimizer_state_dict(self) -> dict[str, Tensor]:
+        """State of the optimizer inside backward; empty for ``eager``."""
+        return self._fused().optimizer_state_dict() if self.engine == "fused" else {}
+
+    def load_optimizer_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what :meth:`optimizer_state_dict` gave."""
+        if self.engine == "fused":
+            self._fused().load_optimizer_state_dict(state)
+        elif state:
+            raise ValueError("an eager collection has no optimizer state of its own to load")
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Change the fused optimizer's learning rate."""
+        if self.engine != "fused":
+            raise ValueError("set_learning_rate is for engine='fused'; use your optimizer's groups")
+        self._fused().set_learning_rate(learning_rate)
+
+    def _fused(self) -> "FusedTables":
+        return cast("FusedTables", self.tables)
+
+    def _draw_tables(self, generator: torch.Generator | None) -> None:
+        """The same numbers from the same seed under every engine."""
+        for table in self._specs:
+            holder = cast(nn.ModuleDict, self.tables.embedding_bags)[table.name]
+            table.init_fn(cast(Tensor, holder.weight), generator)
+
+    def _build_tables(
+        self, tables: list[Table], optimizer: FusedOptimizer | None, device: torch.device
+    ) -> nn.Module:
+        ids = self.rewrite.ids
+        if self.engine == "fused":
+            from compactrec.embeddings.fused import FusedTables
+
+            return FusedTables(
+                tables, ids.part_keys, ids.part_tables, optimizer or FusedOptimizer(), device
+            )
+        return EmbeddingBagCollection(
+            tables=[_torchrec_config(table, ids) for table in tables],
+            is_weighted=self._is_weighted,
+            device=device,
+        )
+
+    def _mean_scale(self, features: KeyedJaggedTensor, values: Tensor) -> Tensor:
+        """``1 / number of ids`` in the columns of mean-pooled features, 1 elsewhere."""
+        scales = {}
+        for name in self._mean:
+            count = features[name].lengths().clamp(min=1).to(values.dtype)
+            scales[name] = (1.0 / count)[:, None]
+        ones = values.new_ones(values.shape[0], 1)
+        columns = [
+            scales.get(feature, ones).expand(-1, dim)
+            for feature, dim in zip(self._output_features, self._dims, strict=True)
+        ]
+        return torch.cat(columns, dim=1)
+
+
+def _table_order(tables: list[Table], ids: Rewrite) -> list[Table]:
+    """Tables in the order in which the parts read them, so that columns come out in part order."""
+    rank = {name: i for i, name in enumerate(dict.fromkeys(ids.part_tables))}
+    return sorted(tables, key=lambda table: rank[table.name])
+
+
+def _torchrec_config(table: Table, ids: Rewrite) -> EmbeddingBagConfig:
+    parts = [
+        k for k, name in zip(ids.part_keys, ids.part_tables, strict=True) if name == table.name
+    ]
+    return EmbeddingBagConfig(
+        name=table.name,
+        embedding_dim=table.dim,
+        num_embeddings=table.num_rows,
+        feature_names=parts,
+        init_fn=table.init_fn,
+    )

@@ -1,0 +1,53 @@
+"""How the weights of a table start."""
+
+import math
+from functools import partial
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+__all__ = ["Init", "dlrm_init", "fill_"]
+
+
+class Init(BaseModel):
+    """A named distribution; ``scale`` is its bound (uniform) or standard deviation (normal)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["uniform", "normal", "identity"] = "uniform"
+    """``uniform``: U(-scale, scale). ``normal``: N(0, scale^2). ``identity``: one-hot rows."""
+    scale: float = Field(default=0.05, ge=0)
+    low: float | None = None
+    """Lower bound of ``uniform`` where it is not ``-scale``."""
+
+    def fn(self, dim: int) -> "partial[Tensor]":
+        """A picklable in-place initialiser for rows of ``dim``, as torchrec's ``init_fn`` wants."""
+        low = -self.scale if self.low is None else self.low
+        return partial(fill_, kind=self.kind, low=low, high=self.scale, dim=dim)
+
+
+def dlrm_init(num_rows: int) -> Init:
+    """DLRM's U(-sqrt(1/n), sqrt(1/n)) for a table of ``num_rows`` rows."""
+    return Init(kind="uniform", scale=math.sqrt(1.0 / num_rows))
+
+
+def fill_(
+    weight: Tensor,
+    generator: torch.Generator | None = None,
+    *,
+    kind: str,
+    low: float,
+    high: float,
+    dim: int,
+) -> Tensor:
+    """Fill ``weight`` in place and return it. Sharding may hand over a flat tensor."""
+    with torch.no_grad():
+        if kind == "uniform":
+            return weight.uniform_(low, high, generator=generator)
+        if kind == "normal":
+            return weight.normal_(0.0, high, generator=generator)
+        weight.zero_()
+        weight.view(-1, dim).fill_diagonal_(1.0)
+        return weight

@@ -1,0 +1,196 @@
+"""Mixed dimension embeddings (Ginart et al., ISIT 2021, arXiv 1909.11810).
+
+Popular rows get wide vectors, rare rows narrow ones: ``e(x) = E_b[x - t_b] @ P_b`` for the block
+``b`` that holds ``x``, with ``E_b (n_b, d_b)`` and a bias-free ``P_b (d_b, D)`` only where
+``d_b < D``. *Field-wise*: one block per feature. *Block-wise*: the rows of one feature, most
+frequent first, cut into blocks. Linear, so each block is pooled at its own width and projected
+once. Cost: ``4 * (sum n_b d_b + D * sum_{d_b < D} d_b)`` bytes, and ``8 * n`` for a remap, if the
+ids are not numbered by frequency. Widths that are not multiples of 4 are packed and cost what they
+say.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from compactrec.embeddings.config import MethodConfig
+from compactrec.embeddings.contract import Arrays, Lowered, require_vocabulary, table_name
+from compactrec.embeddings.feature import Feature
+from compactrec.embeddings.init import Init, dlrm_init
+from compactrec.embeddings.mixed_sizing import Rounding, equipartition, fill, popularity_dims
+from compactrec.embeddings.packing import Block, packed
+from compactrec.embeddings.registry import Assignments, Method, SizingTask, register_method
+from compactrec.embeddings.rewrites import Identity, IdMap, LookUp
+from compactrec.embeddings.sizing import assignment_bytes, largest
+
+__all__ = ["MixedConfig", "lower_mixed"]
+
+_STEPS = 2**32
+_STEEPEST = 8.0
+
+
+class MixedConfig(MethodConfig):
+    """Widths of a feature's blocks."""
+
+    method: ClassVar[str] = "mixed"
+
+    dims: tuple[int, ...] = Field(min_length=1)
+    """Width d_b of each block, at most the feature's own."""
+    rows: tuple[int, ...] = ()
+    """Rows n_b of each block, summing to num_ids; empty for a single block."""
+    remap: str | None = None
+    """Name of the plan's array id -> rank; None where ids are numbered by frequency."""
+    init: Init | None = None
+    """Initial table weights; None is U(+-sqrt(1/n)), n the feature's vocabulary."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if any(d < 1 for d in self.dims) or any(n < 1 for n in self.rows):
+            raise ValueError(f"widths and rows must be at least 1, got {self.dims}, {self.rows}")
+        if len(self.dims) > 1 and len(self.rows) != len(self.dims):
+            raise ValueError(f"{len(self.dims)} dims need as many rows, got {len(self.rows)}")
+        return self
+
+
+def lower_mixed(config: MixedConfig, features: tuple[Feature, ...], arrays: Arrays) -> Lowered:
+    """One table per block and, where it is narrow, a projection per feature and block."""
+    num_ids = require_vocabulary(config.method, features, same=True)
+    rows = config.rows or (num_ids,)
+    if sum(rows) != num_ids:
+        raise ValueError(
+            f"mixed: the blocks of feature {features[0].name!r} hold {sum(rows)} rows but it has "
+            f"{num_ids} ids"
+        )
+    too_wide = [d for d in config.dims if d > features[0].dim]
+    if too_wide:
+        raise ValueError(
+            f"mixed: widths {too_wide} are larger than the width {features[0].dim} of feature "
+            f"{features[0].name!r}"
+        )
+    id_map: IdMap = Identity()
+    if config.remap is not None:
+        if config.remap not in arrays or arrays[config.remap].numel() != num_ids:
+            raise ValueError(f"mixed: the plan has no array {config.remap!r} of {num_ids} entries")
+        id_map = LookUp(arrays[config.remap])
+    init = config.init or dlrm_init(num_ids)
+    part = "id" if len(rows) == 1 else "b"
+    names = [part] if len(rows) == 1 else [f"b{i}" for i in range(len(rows))]
+    blocks = [
+        Block(table_name(features, name), n, d, init)
+        for name, n, d in zip(names, rows, config.dims, strict=True)
+    ]
+    return packed(features, part, blocks, maps=lambda _: id_map)
+
+
+class MixedOptions(BaseModel):
+    """What a person may choose at a budget."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    alpha: float | None = Field(default=None, ge=0)
+    """Temperature; None finds the smallest that fits, with the most popular block at width D."""
+    num_blocks: int = Field(default=1, ge=1)
+    """Frequency blocks per feature; 1 is field-wise. More than 1 needs counts."""
+    rounding: Rounding = "nearest"
+    multiple: int = Field(default=4, ge=1)
+    """For rounding ``multiple``."""
+    min_dim: int = Field(default=1, ge=1)
+
+
+def _from_budget(task: SizingTask) -> Assignments:
+    """The gentlest temperature that fits, or at a given one the largest lambda; then the rest."""
+    o: MixedOptions = task.options
+    blocks = [_blocks(feature, task, o) for feature in task.features]
+    base_dim = max(f.dim for f in task.features)
+    popularity = [p for block in blocks for p in block.popularity]
+    limits = [f.dim for f, block in zip(task.features, blocks, strict=True) for _ in block.rows]
+    arrays = {
+        f"{f.name}__rank": torch.from_numpy(block.remap)
+        for f, block in zip(task.features, blocks, strict=True)
+        if block.remap is not None
+    }
+
+    def dims_at(step: int) -> list[int]:
+        alpha, scale = _STEEPEST * (1 - max(0, step) / _STEPS), None
+        if o.alpha is not None or step < 0:
+            # A given temperature, or even the steepest is too large: lower lambda itself.
+            alpha = _STEEPEST if o.alpha is None else o.alpha
+            top = base_dim * max(popularity) ** -alpha
+            scale = top * (step + _STEPS) / _STEPS if o.alpha is None else top * step / _STEPS
+        dims = popularity_dims(
+            popularity,
+            alpha,
+            base_dim,
+            scale=scale,
+            rounding=o.rounding,
+            multiple=o.multiple,
+            min_dim=o.min_dim,
+        )
+        return [min(d, limit) for d, limit in zip(dims, limits, strict=True)]
+
+    def assign(dims: list[int]) -> Assignments:
+        left = iter(dims)
+        groups = []
+        for feature, block in zip(task.features, blocks, strict=True):
+            config = MixedConfig(
+                dims=tuple(next(left) for _ in block.rows),
+                rows=() if len(block.rows) == 1 else tuple(block.rows),
+                remap=None if block.remap is None else f"{feature.name}__rank",
+            )
+            groups.append(((feature,), config))
+        return Assignments(tuple(groups), arrays)
+
+    lowest = -_STEPS if o.alpha is None else 0
+    solved = largest(lambda k: assign(dims_at(k)), lowest, _STEPS, task.budget_bytes, "mixed")
+    dims = [d for _, config in solved.groups for d in _dims_of(config)]
+    rows = [n for block in blocks for n in block.rows]
+    left = task.budget_bytes - assignment_bytes(solved)
+    wider = fill(dims, limits, rows, popularity, left // 4, o.rounding)
+    filled = assign(wider)
+    return filled if assignment_bytes(filled) <= task.budget_bytes else solved
+
+
+def _dims_of(config: MethodConfig) -> tuple[int, ...]:
+    assert isinstance(config, MixedConfig)
+    return config.dims
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    rows: list[int]
+    remap: NDArray[np.int64] | None
+    popularity: list[float]
+
+
+def _blocks(feature: Feature, task: SizingTask, options: MixedOptions) -> _Blocks:
+    """Rows of each block, the remap, and the average popularity of a block's rows."""
+    num_ids = require_vocabulary("mixed", (feature,))
+    if options.num_blocks == 1:
+        return _Blocks([num_ids], None, [1.0 / num_ids])
+    if task.counts is None:
+        raise ValueError("mixed: blocks need training frequencies (counts); give them or use 1")
+    counts = np.asarray(task.counts[feature.name], dtype=np.int64)
+    rows, remap = equipartition(counts, options.num_blocks)
+    ranked = counts if remap is None else counts[np.argsort(remap)]
+    mass = np.add.reduceat(ranked, np.concatenate([[0], np.cumsum(rows)[:-1]]))
+    total = max(1, int(counts.sum()))
+    # A block that was never seen counts as half a look-up: a popularity must not be zero.
+    popularity = [max(float(m), 0.5) / (n * total) for m, n in zip(mass, rows, strict=True)]
+    return _Blocks(rows, remap, popularity)
+
+
+register_method(
+    Method(
+        config=MixedConfig,
+        lower=lower_mixed,
+        from_budget=_from_budget,
+        options=MixedOptions,
+        title="Mixed dimensions",
+        paper="Ginart et al., ISIT 2021, arXiv 1909.11810",
+        formula="e(x) = E_b[x - t_b] P_b,  d_b ~ popularity^alpha",
+    )
+)

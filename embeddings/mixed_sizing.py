@@ -1,0 +1,194 @@
+"""Widths of the mixed-dimension method: the popularity rule, its rounding and its budget."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compactrec.embeddings.packing import num_lanes
+
+__all__ = ["Rounding", "equipartition", "fill", "mixed_dims", "mixed_scalars", "popularity_dims"]
+
+Rounding = Literal["nearest", "pow2", "multiple", "floor", "ceil"]
+
+
+def popularity_dims(
+    popularity: Sequence[float],
+    alpha: float,
+    base_dim: int,
+    *,
+    scale: float | None = None,
+    rounding: Rounding = "nearest",
+    multiple: int = 4,
+    min_dim: int = 1,
+) -> list[int]:
+    """``d_b = lambda * p_b^alpha``, clipped to ``[min_dim, base_dim]`` and rounded.
+
+    Args:
+        popularity: average lookups per row of every block, ``p_b > 0``.
+        alpha: temperature; 0 gives equal widths, 1 widths in proportion to popularity.
+        base_dim: the logical width D.
+        scale: lambda; by default ``D * max(p)^-alpha``, so that the most popular block gets D.
+        rounding: see :func:`round_dim`.
+    """
+    if alpha < 0 or any(p <= 0 for p in popularity):
+        raise ValueError(
+            f"mixed: alpha must be >= 0 and every popularity > 0, got alpha {alpha} and a smallest "
+            f"popularity of {min(popularity)}"
+        )
+    if rounding == "multiple" and (base_dim % multiple or multiple < 1):
+        raise ValueError(f"mixed: base width {base_dim} must be a multiple of {multiple}")
+    most = max(popularity)
+    factor = base_dim if scale is None else scale * most**alpha
+    dims = []
+    for p in popularity:
+        real = min(float(base_dim), max(float(min_dim), factor * (p / most) ** alpha))
+        # The widest keeps the base width, also where that is no power of two.
+        rounded = base_dim if real >= base_dim else round_dim(real, rounding, multiple)
+        dims.append(max(min_dim, min(base_dim, rounded)))
+    return dims
+
+
+def round_dim(real: float, rounding: Rounding, multiple: int = 4) -> int:
+    """Round a width: to the nearest integer, a power of two, a multiple, down or up."""
+    if rounding == "pow2":
+        return int(2 ** round(math.log2(real)))
+    if rounding == "multiple":
+        return multiple * max(1, round(real / multiple))
+    if rounding == "floor":
+        return max(1, math.floor(real + 1e-9))
+    if rounding == "ceil":
+        return math.ceil(real - 1e-9)
+    return max(1, round(real))
+
+
+def mixed_scalars(rows: Sequence[int], dims: Sequence[int], base_dim: int) -> int:
+    """``sum n_b d_b + D * sum_{d_b < D} d_b``, rows padded as they are stored."""
+    tables = sum(
+        math.ceil(n / num_lanes(d)) * num_lanes(d) * d for n, d in zip(rows, dims, strict=True)
+    )
+    return tables + base_dim * sum(d for d in dims if d < base_dim)
+
+
+def mixed_dims(
+    rows: Sequence[int],
+    alpha: float = 0.3,
+    *,
+    base_dim: int,
+    budget: int | None = None,
+    lookups: Sequence[float] | None = None,
+    rounding: Rounding = "nearest",
+    multiple: int = 4,
+    min_dim: int = 1,
+) -> list[int]:
+    """Widths of blocks of ``rows`` rows looked up ``lookups`` times per example (default once).
+
+    Without ``budget`` the most popular block gets ``base_dim``. With it (scalars, projections and
+    padding included) lambda is the largest that fits, found by bisection on the exact count.
+    """
+    times = [1.0] * len(rows) if lookups is None else list(lookups)
+    popularity = [k / n for k, n in zip(times, rows, strict=True)]
+
+    def widths(scale: float | None) -> list[int]:
+        return popularity_dims(
+            popularity,
+            alpha,
+            base_dim,
+            scale=scale,
+            rounding=rounding,
+            multiple=multiple,
+            min_dim=min_dim,
+        )
+
+    if budget is None:
+        return widths(None)
+    top = base_dim * min(popularity) ** -alpha
+    return _largest_scale(widths, top, rows, base_dim, budget)
+
+
+def fill(
+    dims: Sequence[int],
+    limits: Sequence[int],
+    rows: Sequence[int],
+    popularity: Sequence[float],
+    spare: int,
+    rounding: Rounding,
+) -> list[int]:
+    """Spend ``spare`` scalars: widen blocks, most popular first, never past a more popular one.
+
+    Only where any width is allowed (rounding to the nearest, up or down).
+    """
+    out = list(dims)
+    if rounding in ("pow2", "multiple"):
+        return out
+    order = sorted(range(len(out)), key=lambda i: -popularity[i])
+    spare -= 64 * len(out)  # the integer state of a packed block differs from a plain one's
+    moved = True
+    while moved:
+        moved = False
+        for place, i in enumerate(order):
+            above = out[order[place - 1]] if place else limits[i]
+            if out[i] >= min(limits[i], above):
+                continue
+            now = mixed_scalars([rows[i]], [out[i]], limits[i])
+            cost = mixed_scalars([rows[i]], [out[i] + 1], limits[i]) - now
+            if cost <= spare:
+                out[i] += 1
+                spare -= cost
+                moved = True
+    return out
+
+
+def _largest_scale(
+    widths: Callable[[float | None], list[int]],
+    top: float,
+    rows: Sequence[int],
+    base_dim: int,
+    budget: int,
+) -> list[int]:
+    def fits(scale: float) -> bool:
+        return mixed_scalars(rows, widths(scale), base_dim) <= budget
+
+    if not fits(0.0):
+        least = mixed_scalars(rows, widths(0.0), base_dim)
+        raise ValueError(
+            f"mixed: the smallest widths take {least:,} scalars but the budget is {budget:,}; "
+            f"raise the budget, or use blocks or another method"
+        )
+    if fits(top):
+        return widths(top)
+    low, high = 0.0, top
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return widths(low)
+
+
+def equipartition(
+    frequency: NDArray[np.int64], num_blocks: int
+) -> tuple[list[int], NDArray[np.int64] | None]:
+    """Cut rows, most frequent first, into runs of equal total frequency.
+
+    Row 0 is the shared row of rare and unseen ids; it stays first. Ties keep the order of ids.
+    A cut falls at the first row where the cumulative frequency reaches ``(b + 1) / num_blocks`` of
+    the total; rows never seen go to the last block; empty blocks are dropped.
+
+    Returns:
+        Rows per block, and the map id -> rank, None where ids are numbered that way already.
+    """
+    if num_blocks < 1 or len(frequency) < 1:
+        raise ValueError(f"need num_blocks >= 1 and rows, got {num_blocks} and {len(frequency)}")
+    order = np.concatenate([[0], 1 + np.argsort(-frequency[1:], kind="stable")])
+    ranked = frequency[order]
+    cumulative = np.cumsum(ranked)
+    targets = cumulative[-1] * np.arange(1, num_blocks) / num_blocks
+    ends = np.searchsorted(cumulative, targets, side="left") + 1
+    cuts = np.unique(np.clip(np.concatenate([ends, [len(frequency)]]), 1, len(frequency)))
+    rows = np.diff(np.concatenate([[0], cuts]))
+    remap = None
+    if not np.array_equal(order, np.arange(len(order))):
+        remap = np.empty_like(order)
+        remap[order] = np.arange(len(order))
+    return rows.tolist(), remap

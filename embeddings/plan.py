@@ -1,0 +1,205 @@
+"""A plan: which method config each feature gets. All that it takes to build the tables again."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from compactrec.embeddings.config import MethodConfig, first_error
+from compactrec.embeddings.contract import Arrays, Lowered
+from compactrec.embeddings.feature import Feature, check_features
+from compactrec.embeddings.registry import config_from_dict, lower
+
+__all__ = ["Group", "Plan", "select"]
+
+FORMAT, VERSION = "compactrec.plan", 1
+
+
+@dataclass(frozen=True)
+class Group:
+    """Features that share one config and, when there are several, their tables."""
+
+    features: tuple[str, ...]
+    config: MethodConfig
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Features, their groups, and the integer arrays that some methods need.
+
+    Every feature is in exactly one group. Equal plans have equal :attr:`digest`.
+    """
+
+    features: tuple[Feature, ...]
+    groups: tuple[Group, ...]
+    arrays: Arrays = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_features(self.features)
+        grouped = [name for group in self.groups for name in group.features]
+        known = {feature.name for feature in self.features}
+        unknown = sorted(set(grouped) - known)
+        missing = sorted(known - set(grouped))
+        twice = sorted({name for name in grouped if grouped.count(name) > 1})
+        for names, what in (
+            (unknown, "names features that do not exist"),
+            (missing, "leaves out features"),
+            (twice, "names features in several groups"),
+        ):
+            if names:
+                raise ValueError(f"the plan {what}: {', '.join(names)}")
+
+    @property
+    def digest(self) -> str:
+        """A hash of everything in the plan, arrays included."""
+        text = json.dumps(self.to_json(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Plan) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def group_features(self, group: Group) -> tuple[Feature, ...]:
+        """The features of a group, as objects."""
+        by_name = {feature.name: feature for feature in self.features}
+        return tuple(by_name[name] for name in group.features)
+
+    def lower(self) -> list[Lowered]:
+        """Lower every group."""
+        return [lower(g.config, self.group_features(g), self.arrays) for g in self.groups]
+
+    def check_features(self, features: tuple[Feature, ...]) -> None:
+        """Raise when ``features`` are not the ones the plan was made for."""
+        ours = {feature.name: feature for feature in self.features}
+        theirs = {feature.name: feature for feature in features}
+        for name in sorted(ours.keys() | theirs.keys()):
+            if ours.get(name) != theirs.get(name):
+                raise ValueError(
+                    f"the plan was made for other features: {name!r} is {ours.get(name)!r} in the "
+                    f"plan and {theirs.get(name)!r} in the data; make a plan for this data"
+                )
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON value; arrays appear by checksum (:meth:`save` stores them beside it)."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "features": [f.model_dump(mode="json", exclude_defaults=True) for f in self.features],
+            "groups": [
+                {"features": list(g.features), "config": g.config.to_dict()} for g in self.groups
+            ],
+            "arrays": {name: _checksum(array) for name, array in sorted(self.arrays.items())},
+        }
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any], arrays: Arrays | None = None) -> "Plan":
+        """The plan that :meth:`to_json` wrote; ``arrays`` must match its checksums."""
+        arrays = arrays or {}
+        found = (value.get("format"), value.get("version"))
+        if found != (FORMAT, VERSION):
+            raise ValueError(
+                f"this is not a plan that can be read here: format and version are {found}, "
+                f"expected {(FORMAT, VERSION)}"
+            )
+        for name, checksum in value.get("arrays", {}).items():
+            if name not in arrays:
+                raise ValueError(f"array {name!r} of the plan is missing")
+            if _checksum(arrays[name]) != checksum:
+                raise ValueError(f"array {name!r} of the plan was changed: its checksum differs")
+        try:
+            features = tuple(Feature.model_validate(f) for f in value["features"])
+        except ValidationError as error:
+            raise ValueError(f"plan: feature {first_error(error)}") from None
+        groups = tuple(
+            Group(tuple(g["features"]), config_from_dict(g["config"])) for g in value["groups"]
+        )
+        return Plan(features, groups, {name: arrays[name] for name in value.get("arrays", {})})
+
+    def save(self, path: str | Path) -> None:
+        """Write ``path`` (JSON) and, if there are arrays, ``<path>.safetensors`` beside it."""
+        from safetensors.torch import save_file
+
+        path = Path(path)
+        if self.arrays:
+            save_file(dict(self.arrays), str(_arrays_path(path)))
+        text = json.dumps(self.to_json(), indent=1) + "\n"
+        temporary = path.with_name(path.name + ".partial")
+        temporary.write_text(text)
+        temporary.replace(path)
+
+    @staticmethod
+    def load(path: str | Path) -> "Plan":
+        """Read a plan that :meth:`save` wrote."""
+        from safetensors.torch import load_file
+
+        path = Path(path)
+        try:
+            value = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is not JSON ({error}); expected a plan file") from None
+        if not isinstance(value, dict):
+            raise ValueError(f"{path} is not a plan file: expected a JSON object")
+        arrays: dict[str, Tensor] = {}
+        if value.get("arrays"):
+            arrays = load_file(str(_arrays_path(path)))
+        return Plan.from_json(value, arrays)
+
+
+def select(
+    features: tuple[Feature, ...],
+    rules: Mapping[str, MethodConfig],
+    *,
+    min_num_ids: int = 0,
+    small: MethodConfig | None = None,
+) -> Plan:
+    """A plan by rules: exact name first, then regular expressions in order, then ``_default``.
+
+    Features with at most ``min_num_ids`` ids get ``small``, unless named exactly.
+    Raises ``ValueError`` for a rule that matches nothing and a feature that no rule matches.
+    """
+    used: set[str] = set()
+    groups = []
+    for feature in features:
+        name = _matching_rule(feature, rules, min_num_ids if small is not None else 0)
+        if name is None:
+            if small is None or (feature.num_ids or min_num_ids + 1) > min_num_ids:
+                raise ValueError(f"no rule matches feature {feature.name!r}; add '_default'")
+            groups.append(Group((feature.name,), small))
+            continue
+        used.add(name)
+        groups.append(Group((feature.name,), rules[name]))
+    idle = [name for name in rules if name not in used and name != "_default"]
+    if idle:
+        raise ValueError(f"rules that match no feature: {', '.join(idle)}")
+    return Plan(features, tuple(groups))
+
+
+def _matching_rule(
+    feature: Feature, rules: Mapping[str, MethodConfig], min_num_ids: int
+) -> str | None:
+    if feature.name in rules:
+        return feature.name
+    if feature.num_ids is not None and feature.num_ids <= min_num_ids:
+        return None
+    for pattern in rules:
+        if pattern != "_default" and re.fullmatch(pattern, feature.name):
+            return pattern
+    return "_default" if "_default" in rules else None
+
+
+def _arrays_path(path: Path) -> Path:
+    return path.with_name(path.name + ".safetensors")
+
+
+def _checksum(array: Tensor) -> str:
+    data = array.contiguous().to(torch.int64).numpy().tobytes()
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,141 @@
+"""What the drop-in layers share: one feature, its rewrite, its tables and its combine."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from compactrec.embeddings.config import MethodConfig
+from compactrec.embeddings.contract import Arrays, Lowered, Table
+from compactrec.embeddings.feature import Feature
+from compactrec.embeddings.full import FullConfig
+from compactrec.embeddings.logical import LogicalCombine
+from compactrec.embeddings.registry import lower
+from compactrec.embeddings.rewrite import Bags, Rewrite
+
+__all__ = ["SingleFeature"]
+
+_CHUNK = 65_536
+
+
+class _BagTables(nn.Module):
+    """Physical tables as plain modules; the same state-dict keys as a torchrec collection."""
+
+    def __init__(self, tables: tuple[Table, ...], *, sparse: bool) -> None:
+        super().__init__()
+        self._tables = tables
+        self.embedding_bags = nn.ModuleDict(
+            {
+                t.name: nn.EmbeddingBag(
+                    t.num_rows, t.dim, mode="sum", include_last_offset=True, sparse=sparse
+                )
+                for t in tables
+            }
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        for table in self._tables:
+            weight = self.embedding_bags[table.name].weight
+            assert isinstance(weight, Tensor)
+            if not weight.is_meta:
+                table.init_fn(weight)
+
+    def forward(self, bags: Bags, part_tables: tuple[str, ...], num_bags: int) -> Tensor:
+        """``(N, sum of part dims)``, parts in the order of ``part_tables``."""
+        grid = bags.lengths.view(len(part_tables), num_bags)
+        counts = grid.sum(1).tolist()
+        ends = F.pad(grid.cumsum(1), (1, 0))
+        rows = bags.values.split(counts)
+        weights = [None] * len(counts) if bags.weights is None else bags.weights.split(counts)
+        pooled = [
+            self.embedding_bags[name](rows[i], ends[i], weights[i])
+            for i, name in enumerate(part_tables)
+        ]
+        return pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=1)
+
+
+class SingleFeature(nn.Module):
+    """What both drop-ins share: one feature, its rewrite, tables and combine."""
+
+    def __init__(
+        self,
+        num_embeddings: int | None,
+        embedding_dim: int,
+        config: MethodConfig | None,
+        *,
+        name: str,
+        arrays: Arrays | None,
+        padding_idx: int | None,
+        sparse: bool,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        self.feature = Feature(name=name, num_ids=num_embeddings, dim=embedding_dim)
+        self.config = config or FullConfig()
+        self.padding_idx = _checked_padding(padding_idx, num_embeddings)
+        with torch.device(device or "cpu"):
+            lowered: Lowered = lower(self.config, (self.feature,), arrays or {})
+            self.tables = _BagTables(lowered.tables, sparse=sparse)
+        if len(lowered.outputs) != 1:
+            raise ValueError(
+                f"{self.config.method}: this config makes {len(lowered.outputs)} vectors of one "
+                f"feature, and a single layer returns one; choose another operation"
+            )
+        self.rewrite = Rewrite((self.feature,), lowered.streams)
+        self.combine = LogicalCombine(lowered.outputs)
+        self.linear = lowered.outputs[0].combine.linear
+        dims = {table.name: table.dim for table in lowered.tables}
+        self._dims = [dims[table] for table in self.rewrite.part_tables]
+        if dtype is not None:
+            self.to(dtype)
+        if device is not None and torch.device(device).type != "meta":
+            self.to(device)
+
+    @property
+    def num_embeddings(self) -> int | None:
+        """Size of the vocabulary; None for an open one."""
+        return self.feature.num_ids
+
+    @property
+    def embedding_dim(self) -> int:
+        """Width of the output."""
+        return self.feature.dim
+
+    def reset_parameters(self) -> None:
+        """Draw all initial weights again."""
+        self.tables.reset_parameters()
+        self.combine.reset_parameters()
+
+    @torch.no_grad()
+    def materialize(self) -> Tensor:
+        """The plain table ``(num_embeddings, embedding_dim)`` that this layer stands for."""
+        if self.num_embeddings is None:
+            raise ValueError("an open vocabulary has no plain table to materialize")
+        device = next(self.parameters()).device
+        ids = torch.arange(self.num_embeddings, device=device)
+        return torch.cat([self.per_id(chunk) for chunk in ids.split(_CHUNK)])
+
+    def extra_repr(self) -> str:
+        return f"{self.num_embeddings}, {self.embedding_dim}, config={self.config!r}"
+
+    def pooled(self, values: Tensor, lengths: Tensor, weights: Tensor | None) -> Tensor:
+        """Sum-pooled vectors ``(B, D)``; only where the combine is linear or bags hold one id."""
+        physical = self.rewrite(Bags(values, lengths, weights))
+        rows = self.tables(physical, self.rewrite.part_tables, lengths.numel())
+        out: Tensor = self.combine(rows, self.rewrite.part_keys, self._dims)
+        return out
+
+    def per_id(self, ids: Tensor) -> Tensor:
+        """``(V,) -> (V, D)``, every id a bag of its own."""
+        return self.pooled(ids, torch.ones_like(ids), None)
+
+
+def _checked_padding(padding_idx: int | None, num_embeddings: int | None) -> int | None:
+    if padding_idx is None or num_embeddings is None:
+        return padding_idx
+    if not -num_embeddings <= padding_idx < num_embeddings:
+        raise ValueError(
+            f"padding_idx must be within num_embeddings = {num_embeddings}, got {padding_idx}"
+        )
+    return padding_idx % num_embeddings

@@ -1,0 +1,119 @@
+"""Bytes of a plan, on paper: nothing is allocated, and a test holds it to what is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from compactrec.embeddings.contract import Lowered
+from compactrec.embeddings.feature import Feature
+from compactrec.embeddings.plan import Plan
+from compactrec.embeddings.registry import lower
+from compactrec.embeddings.sizing import aux_bytes, dense_bytes, table_bytes
+
+__all__ = ["DenseOptimizer", "GroupSize", "SizeReport", "TableOptimizer", "size"]
+
+TableOptimizer = Literal["sgd", "adagrad", "rowwise_adagrad", "adam"]
+DenseOptimizer = Literal["sgd", "adagrad", "adam"]
+_STATES_PER_WEIGHT = {"sgd": 0, "adagrad": 1, "adam": 2}
+
+
+@dataclass(frozen=True)
+class GroupSize:
+    """Bytes of one group of a plan."""
+
+    features: tuple[str, ...]
+    method: str
+    num_rows: int
+    """Physical rows over the group's tables."""
+    table_bytes: int
+    aux_bytes: int
+    dense_bytes: int
+    full_bytes: int | None
+    """What full tables of these features take; None for an open vocabulary."""
+
+
+@dataclass(frozen=True)
+class SizeReport:
+    """Bytes of a plan, for serving and for training."""
+
+    table_bytes: int
+    """Weights of the physical tables (float32)."""
+    aux_bytes: int
+    """Integer state of the rewrite: salts, digits, remaps, pointers."""
+    dense_bytes: int
+    """Weights of the combines: projections, path functions."""
+    optimizer_bytes: int
+    """State of the optimizers, tables and dense parts. Gradients and activations are not here."""
+    groups: tuple[GroupSize, ...]
+
+    @property
+    def serving_bytes(self) -> int:
+        """What a server must hold: tables, integer state, dense parts."""
+        return self.table_bytes + self.aux_bytes + self.dense_bytes
+
+    @property
+    def training_bytes(self) -> int:
+        """Serving bytes and the optimizer's state."""
+        return self.serving_bytes + self.optimizer_bytes
+
+
+def size(
+    plan: Plan,
+    features: Sequence[Feature] | None = None,
+    *,
+    optimizer: TableOptimizer = "rowwise_adagrad",
+    dense_optimizer: DenseOptimizer = "adagrad",
+) -> SizeReport:
+    """Bytes of ``plan``, without allocating its tables.
+
+    Args:
+        features: if given, must be the ones the plan was made for (``ValueError`` otherwise).
+        optimizer: what trains the tables; ``rowwise_adagrad`` keeps 4 bytes per physical row.
+        dense_optimizer: what trains the combines.
+    """
+    if features is not None:
+        plan.check_features(tuple(features))
+    arrays = {name: array.to("meta") for name, array in plan.arrays.items()}
+    groups, lowered = [], []
+    for group in plan.groups:
+        members = plan.group_features(group)
+        with torch.device("meta"):
+            part = lower(group.config, members, arrays)
+        lowered.append(part)
+        groups.append(_group_size(group.config.method, members, part))
+    dense = dense_bytes(lowered)
+    return SizeReport(
+        table_bytes=table_bytes(lowered),
+        aux_bytes=aux_bytes(plan.features, lowered),
+        dense_bytes=dense,
+        optimizer_bytes=_table_states(lowered, optimizer)
+        + dense * _STATES_PER_WEIGHT[dense_optimizer],
+        groups=tuple(groups),
+    )
+
+
+def _group_size(method: str, features: tuple[Feature, ...], lowered: Lowered) -> GroupSize:
+    full: int | None = 0
+    for feature in features:
+        full = (
+            None
+            if full is None or feature.num_ids is None
+            else (full + 4 * feature.num_ids * feature.dim)
+        )
+    return GroupSize(
+        features=tuple(feature.name for feature in features),
+        method=method,
+        num_rows=sum(table.num_rows for table in lowered.tables),
+        table_bytes=table_bytes([lowered]),
+        aux_bytes=aux_bytes(features, [lowered]),
+        dense_bytes=dense_bytes([lowered]),
+        full_bytes=full,
+    )
+
+
+def _table_states(lowered: Sequence[Lowered], optimizer: TableOptimizer) -> int:
+    if optimizer == "rowwise_adagrad":
+        return sum(4 * table.num_rows for part in lowered for table in part.tables)
+    return table_bytes(lowered) * _STATES_PER_WEIGHT[optimizer]

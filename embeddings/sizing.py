@@ -1,0 +1,109 @@
+"""What methods need to size themselves: bytes on paper and the largest setting that fits."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+
+from compactrec.embeddings.contract import Lowered
+from compactrec.embeddings.feature import Feature
+from compactrec.embeddings.registry import Assignments, lower
+from compactrec.embeddings.rewrite import Rewrite
+
+__all__ = [
+    "assignment_bytes",
+    "aux_bytes",
+    "dense_bytes",
+    "describe_bytes",
+    "full_bytes",
+    "largest",
+    "proportional_rows",
+    "table_bytes",
+]
+
+T = TypeVar("T")
+
+
+def describe_bytes(num_bytes: float) -> str:
+    """``12_345_678`` -> ``12.3 MB`` (decimal units)."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if abs(num_bytes) >= size:
+            return f"{num_bytes / size:.3g} {unit}"
+    return f"{num_bytes:.0f} bytes"
+
+
+def full_bytes(feature: Feature) -> int:
+    """Serving bytes of a feature's full table, rewrite state included.
+
+    Raises ``ValueError`` for an open vocabulary, which has no full table.
+    """
+    if feature.num_ids is None:
+        raise ValueError(f"feature {feature.name!r} has an open vocabulary: it has no full table")
+    from compactrec.embeddings.packing import num_lanes
+
+    lanes = num_lanes(feature.dim)
+    return 4 * feature.dim * lanes * math.ceil(feature.num_ids / lanes)
+
+
+def table_bytes(lowered: Sequence[Lowered]) -> int:
+    """Bytes of all physical tables."""
+    return sum(table.num_bytes for part in lowered for table in part.tables)
+
+
+def dense_bytes(lowered: Sequence[Lowered]) -> int:
+    """Bytes of all combines' parameters."""
+    return sum(
+        parameter.numel() * parameter.element_size()
+        for part in lowered
+        for output in part.outputs
+        for parameter in output.combine.parameters()
+    )
+
+
+def aux_bytes(features: Sequence[Feature], lowered: Sequence[Lowered]) -> int:
+    """Bytes of the rewrite's integer state: salts, digits, remaps, pointers, bounds."""
+    streams = [stream for part in lowered for stream in part.streams]
+    rewrite = Rewrite(features, streams)
+    return sum(b.numel() * b.element_size() for b in rewrite.buffers())
+
+
+def assignment_bytes(assignments: Assignments) -> int:
+    """Serving bytes of what a method assigned: tables, integer state and dense parts."""
+    arrays = {name: array.to("meta") for name, array in assignments.arrays.items()}
+    with torch.device("meta"):
+        lowered = [lower(config, group, arrays) for group, config in assignments.groups]
+    features = [feature for group, _ in assignments.groups for feature in group]
+    return table_bytes(lowered) + dense_bytes(lowered) + aux_bytes(features, lowered)
+
+
+def largest(
+    assign: Callable[[int], Assignments], low: int, high: int, budget_bytes: int, what: str
+) -> Assignments:
+    """``assign(k)`` for the largest ``k`` in ``low .. high`` that fits; bytes must grow with ``k``.
+
+    Raises ``ValueError`` naming the smallest possible bytes when ``assign(low)`` does not fit.
+    """
+    smallest = assignment_bytes(assign(low))
+    if smallest > budget_bytes:
+        raise ValueError(
+            f"{what}: the smallest setting takes {describe_bytes(smallest)} ({smallest:,} bytes) "
+            f"and the budget leaves {describe_bytes(budget_bytes)} ({budget_bytes:,} bytes); "
+            f"raise the budget or choose another method"
+        )
+    while low < high:
+        middle = (low + high + 1) // 2
+        if assignment_bytes(assign(middle)) <= budget_bytes:
+            low = middle
+        else:
+            high = middle - 1
+    return assign(low)
+
+
+def proportional_rows(vocabularies: Sequence[int], total_rows: int) -> list[int]:
+    """Rows per feature in proportion to its vocabulary: never more, and at least one.
+
+    Non-decreasing in ``total_rows`` for every feature.
+    """
+    total = sum(vocabularies)
+    return [min(n, max(1, (n * total_rows) // total)) for n in vocabularies]
