@@ -1,0 +1,68 @@
+"""What every test gets: fixed seeds, one thread per process, and the markers of pyproject.toml."""
+
+from __future__ import annotations
+
+import random
+from importlib import metadata
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+DEFAULT_WORLD_SIZE = 2
+
+# Two processes share two cores: one thread each. Set here, before any test or fixture runs.
+torch.set_num_threads(1)
+
+# The same examples in every run; no deadline, because a loaded machine is not a failure.
+settings.register_profile("compactrec", derandomize=True, deadline=None, print_blob=True)
+settings.load_profile("compactrec")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--world-size",
+        type=int,
+        default=DEFAULT_WORLD_SIZE,
+        help="number of processes that a test marked `dist` starts (default: %(default)s)",
+    )
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    world_size = config.getoption("--world-size")
+    no_gpu = why_no_gpu()
+    for item in items:
+        if item.get_closest_marker("gpu") and no_gpu:
+            item.add_marker(pytest.mark.skip(reason=no_gpu))
+        wanted = item.get_closest_marker("world_size")
+        if wanted and wanted.args[0] != world_size:
+            reason = f"for {wanted.args[0]} processes: make test-dist WORLD_SIZE={wanted.args[0]}"
+            item.add_marker(pytest.mark.skip(reason=reason))
+        if wanted or item.get_closest_marker("dist"):
+            item.add_marker(pytest.mark.dist)
+            # One after the other in one worker: each of them already fills the machine.
+            item.add_marker(pytest.mark.xdist_group("dist"))
+
+
+def why_no_gpu() -> str:
+    """Why tests marked ``gpu`` cannot run here; empty if they can."""
+    if not torch.cuda.is_available():
+        return "no CUDA device"
+    if "fbgemm-gpu" not in {d.name.lower().replace("_", "-") for d in metadata.distributions()}:
+        return "FBGEMM is the CPU build: pip install 'compactrec[gpu]' in an environment of its own"
+    return ""
+
+
+@pytest.fixture
+def world_size(request: pytest.FixtureRequest) -> int:
+    """Number of processes that a ``dist`` test starts."""
+    return int(request.config.getoption("--world-size"))
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)

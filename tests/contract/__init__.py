@@ -1,0 +1,1 @@
+"""What every method must do, run over the case table of tests/cases.py."""

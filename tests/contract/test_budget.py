@@ -1,0 +1,155 @@
+"""A plan at a budget, for every method: fits, uses the budget, grows with it, refuses in words."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from compactrec.embeddings import (
+    CompressedEmbeddingBagCollection,
+    Feature,
+    Plan,
+    full_plan,
+    make_plan,
+    size,
+)
+from tests.cases import METHODS
+
+NAMES = [row.method for row in METHODS]
+COMPRESSING = [name for name in NAMES if name != "full"]
+SIZES = (3, 180, 1200, 90_000, 5_000, 700_000, 40)
+FEATURES = tuple(Feature(name=f"C{i}", num_ids=n, dim=16) for i, n in enumerate(SIZES))
+FULL_BYTES = size(full_plan(FEATURES)).serving_bytes
+# Methods that spend bytes in steps of one more column of a table: the largest table's, here.
+COARSE = {"uniform": 4 * max(SIZES), "mixed": 4 * max(SIZES)}
+each_method = pytest.mark.parametrize("method", COMPRESSING)
+
+
+def frequencies(features: tuple[Feature, ...]) -> dict[str, np.ndarray]:
+    """Counts by falling frequency after id 0, as the project's own preparation numbers ids."""
+    found = {}
+    for feature in features:
+        assert feature.num_ids is not None
+        found[feature.name] = (10**7 / np.arange(1, feature.num_ids + 1) ** 1.1).astype(np.int64)
+    return found
+
+
+COUNTS = frequencies(FEATURES)
+
+
+def plan_at(method: str, budget: int, features: tuple[Feature, ...] = FEATURES) -> Plan:
+    counts = COUNTS if features is FEATURES else frequencies(features)
+    return make_plan(method, features, budget, counts=counts)
+
+
+@pytest.mark.parametrize("share", [1.2, 2, 4, 9.7, 15])
+@each_method
+def test_plans_fit_and_use_the_budget(method: str, share: float) -> None:
+    budget = int(FULL_BYTES / share)
+    report = size(plan_at(method, budget))
+    assert report.serving_bytes <= budget
+    assert report.serving_bytes > 0.99 * budget - COARSE.get(method, 0)
+
+
+@each_method
+def test_more_bytes_never_mean_less_table(method: str) -> None:
+    found = [size(plan_at(method, FULL_BYTES // share)).table_bytes for share in (15, 8, 4, 2)]
+    assert found == sorted(found)
+    assert found[0] < found[-1]
+
+
+@pytest.mark.parametrize("method", NAMES)
+def test_all_the_bytes_in_the_world_are_not_more_than_full(method: str) -> None:
+    plan = plan_at(method, 100 * FULL_BYTES)
+    if method == "unified":  # shared rows have no vocabulary to stop at: see its own tests
+        assert size(plan).serving_bytes <= 100 * FULL_BYTES
+        return
+    report = size(plan)
+    assert report.table_bytes <= size(full_plan(FEATURES)).table_bytes
+    assert report.dense_bytes == 0
+
+
+@pytest.mark.parametrize("method", NAMES)
+def test_small_features_stay_full_and_wide(method: str) -> None:
+    plan = plan_at(method, FULL_BYTES)
+    for group in plan.groups:
+        for feature in plan.group_features(group):
+            assert feature.num_ids is not None
+            assert feature.num_ids > 200 or group.config.method == "full"
+    assert plan.features == FEATURES
+
+
+@each_method
+def test_a_budget_that_cannot_be_met_is_refused(method: str) -> None:
+    with pytest.raises(ValueError, match=rf"{method}: the .* budget"):
+        plan_at(method, 100)
+    kept = 64 * (3 + 180 + 40)
+    with pytest.raises(ValueError, match=rf"{method}: the .* budget"):
+        plan_at(method, kept + 100)
+
+
+@each_method
+def test_a_plan_for_small_features_only_is_full(method: str) -> None:
+    features = FEATURES[:2]
+    plan = plan_at(method, 10**6, features)
+    assert [group.config.method for group in plan.groups] == ["full", "full"]
+    with pytest.raises(ValueError, match=f"{method}: the plan takes .* kept full .at most 200 ids"):
+        plan_at(method, 1000, features)
+
+
+@each_method
+def test_unknown_options_are_refused(method: str) -> None:
+    with pytest.raises(
+        ValueError, match=f"{method}: option no_such: Extra inputs .* options are: "
+    ):
+        make_plan(method, FEATURES, FULL_BYTES, counts=COUNTS, options={"no_such": 1})
+
+
+@each_method
+def test_counts_must_fit_the_features(method: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"counts of feature 'C2' have 5 entries, expected num_ids"
+    ):
+        make_plan(method, FEATURES, FULL_BYTES, counts=COUNTS | {"C2": np.ones(5, dtype=np.int64)})
+    counts = {k: v for k, v in COUNTS.items() if k != "C4"}
+    with pytest.raises(ValueError, match=r"counts of feature 'C4' have None entries"):
+        make_plan(method, FEATURES, FULL_BYTES, counts=counts)
+
+
+def test_unknown_method_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown method 'magic': there are full, "):
+        make_plan("magic", FEATURES, FULL_BYTES)
+
+
+@each_method
+def test_plans_at_a_budget_can_be_built(method: str) -> None:
+    features = tuple(f.model_copy(update={"dim": 4}) for f in FEATURES)
+    budget = size(full_plan(features)).serving_bytes // 2
+    plan = make_plan(method, features, budget, counts=COUNTS)
+    collection = CompressedEmbeddingBagCollection(plan)
+    allocated = [*collection.parameters(), *collection.buffers()]
+    assert sum(t.numel() * t.element_size() for t in allocated) <= budget
+    assert [c.embedding_dim for c in collection.embedding_bag_configs()] == [4] * len(features)
+
+
+@each_method
+@settings(max_examples=15)
+@given(
+    sizes=st.lists(st.integers(1, 20_000), min_size=1, max_size=6),
+    dims=st.lists(st.sampled_from([1, 2, 3, 4, 6, 8, 10, 16]), min_size=6, max_size=6),
+    share=st.floats(1.5, 12),
+)
+def test_any_features_fit_or_are_refused(
+    method: str, sizes: list[int], dims: list[int], share: float
+) -> None:
+    features = tuple(
+        Feature(name=f"f{i}", num_ids=n, dim=d)
+        for i, (n, d) in enumerate(zip(sizes, dims, strict=False))
+    )
+    budget = int(size(full_plan(features)).serving_bytes / share)
+    try:
+        plan = plan_at(method, budget, features)
+    except ValueError as error:
+        assert "budget" in str(error)  # noqa: PT017
+        return
+    assert size(plan).serving_bytes <= budget

@@ -1,0 +1,172 @@
+"""The fused engine gives the numbers of the eager one, before and after training steps."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from compactrec.embeddings import (
+    CompressedEmbeddingBagCollection,
+    FusedOptimizer,
+    dense_parameters,
+)
+from tests.cases import CASES
+from tests.contract.support import Bags, Batch, assert_near, build, loss_weights, make_batch
+from tests.methods.base import Case
+
+LEARNING_RATE, EPS = 0.02, 1e-4
+OPTIMIZERS = ("sgd", "adagrad", "rowwise_adagrad")
+each_case = pytest.mark.parametrize("case", CASES, ids=str)
+
+
+def fused_twin(
+    eager: CompressedEmbeddingBagCollection, name: str = "sgd", **kwargs: bool
+) -> CompressedEmbeddingBagCollection:
+    """A fused collection with the weights of an eager one."""
+    optimizer = FusedOptimizer(name=name, learning_rate=LEARNING_RATE, eps=EPS)  # type: ignore[arg-type]
+    fused = CompressedEmbeddingBagCollection(
+        eager.plan, engine="fused", optimizer=optimizer, **kwargs
+    )
+    fused.load_state_dict(eager.state_dict())
+    return fused
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+@pytest.mark.parametrize("bags", ["single", "multi", "empty"])
+@each_case
+def test_fused_forward_equals_eager(case: Case, bags: Bags, weighted: bool) -> None:
+    eager = build(case.plan, is_weighted=weighted)
+    fused = fused_twin(eager, is_weighted=weighted)
+    batch = make_batch(case.plan, bags, weighted=weighted).kjt()
+    one, two = eager(batch), fused(batch)
+    assert one.keys() == two.keys()
+    assert one.length_per_key() == two.length_per_key()
+    assert_near(two.values(), one.values())
+
+
+def _loss(collection: CompressedEmbeddingBagCollection, batch: Batch) -> Tensor:
+    out = collection(batch.kjt()).to_dict()
+    cotangents = loss_weights(out)
+    # Squares, so that the gradient depends on the weights that the last step left.
+    return torch.stack(
+        [(out[k] * c.float() + 0.1 * out[k] ** 2).sum() for k, c in cotangents.items()]
+    ).sum()
+
+
+Update = Callable[[Tensor, Tensor, Tensor], None]
+
+
+def _sgd(weight: Tensor, grad: Tensor, state: Tensor) -> None:
+    weight -= LEARNING_RATE * grad
+
+
+def _adagrad(weight: Tensor, grad: Tensor, state: Tensor) -> None:
+    state += grad**2
+    weight -= LEARNING_RATE * grad / (state.sqrt() + EPS)
+
+
+def _rowwise_adagrad(weight: Tensor, grad: Tensor, state: Tensor) -> None:
+    state += (grad**2).mean(dim=1)
+    weight -= LEARNING_RATE * grad / (state.sqrt() + EPS)[:, None]
+
+
+UPDATES: dict[str, Update] = {
+    "sgd": _sgd,
+    "adagrad": _adagrad,
+    "rowwise_adagrad": _rowwise_adagrad,
+}
+
+
+def _new_state(weight: Tensor, name: str) -> Tensor:
+    return torch.zeros(weight.shape[0]) if name == "rowwise_adagrad" else torch.zeros_like(weight)
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@each_case
+def test_five_fused_steps_equal_literal_updates(case: Case, name: str, weighted: bool) -> None:
+    eager = build(case.plan, is_weighted=weighted)
+    fused = fused_twin(eager, name, is_weighted=weighted)
+    dense = torch.optim.SGD(dense_parameters(fused) or [torch.zeros(1)], lr=LEARNING_RATE)
+    states = {n: _new_state(p.detach(), name) for n, p in eager.named_parameters()}
+    for step in range(5):
+        batch = make_batch(case.plan, "multi", weighted=weighted, size=9, seed=step)
+        eager.zero_grad()
+        dense.zero_grad()
+        loss = _loss(eager, batch)
+        loss.backward()
+        other = _loss(fused, batch)
+        other.backward()
+        dense.step()
+        assert torch.isfinite(loss)
+        torch.testing.assert_close(other, loss, rtol=1e-4, atol=1e-4)
+        with torch.no_grad():
+            for key, weight in eager.named_parameters():
+                if weight.grad is not None:
+                    update = UPDATES[name] if key.startswith("tables.") else _sgd
+                    update(weight, weight.grad, states[key])
+    for key, weight in fused.state_dict().items():
+        torch.testing.assert_close(weight, eager.state_dict()[key], rtol=1e-4, atol=1e-5)
+    kept = fused.optimizer_state_dict()
+    tables = [key.split(".")[2] for key in states if key.startswith("tables.")]
+    assert set(kept) == ({f"{t}.momentum1" for t in tables} if name != "sgd" else set())
+    for key, state in kept.items():
+        expected = states[f"tables.embedding_bags.{key.split('.')[0]}.weight"]
+        torch.testing.assert_close(state, expected, rtol=1e-4, atol=1e-5)
+
+
+@each_case
+def test_training_moves_every_weight_that_a_batch_uses(case: Case) -> None:
+    fused = fused_twin(build(case.plan), "adagrad")
+    before = {k: v.clone() for k, v in fused.state_dict().items()}
+    optimizer = torch.optim.SGD(dense_parameters(fused) or [torch.zeros(1)], lr=0.1)
+    _loss(fused, make_batch(case.plan, "multi", size=40)).backward()
+    optimizer.step()
+    fixed = {t.name for part in case.plan.lower() for t in part.tables if t.init.kind == "identity"}
+    for key, weight in fused.state_dict().items():
+        moved = not torch.equal(weight, before[key])
+        constant = key.startswith("rewrite.") or key.split(".")[2] in fixed
+        assert moved != constant, key
+
+
+@each_case
+def test_dense_parameters_are_all_that_backward_leaves(case: Case) -> None:
+    eager = CompressedEmbeddingBagCollection(case.plan)
+    fused = CompressedEmbeddingBagCollection(case.plan, engine="fused")
+    names = {id(p): n for n, p in fused.named_parameters()}
+    assert [names[id(p)] for p in dense_parameters(fused)] == [
+        n for n, _ in eager.named_parameters() if n.startswith("combine.")
+    ]
+    assert len(dense_parameters(eager)) == len(list(eager.parameters()))
+
+
+@pytest.mark.parametrize("name", ["adagrad", "rowwise_adagrad"])
+@each_case
+def test_optimizer_state_round_trip(case: Case, name: str) -> None:
+    first = fused_twin(build(case.plan), name)
+    batches = [make_batch(case.plan, "multi", seed=seed) for seed in range(2)]
+    _loss(first, batches[0]).backward()
+    second = fused_twin(first, name)
+    saved = {k: v.clone() for k, v in first.optimizer_state_dict().items()}
+    assert any(float(v.max()) > 0 for v in saved.values())
+    second.load_optimizer_state_dict(saved)
+    for collection in (first, second):
+        _loss(collection, batches[1]).backward()
+    for key, value in first.state_dict().items():
+        assert torch.equal(second.state_dict()[key], value)
+    with pytest.raises(ValueError, match="optimizer state of other tables or another optimizer"):
+        second.load_optimizer_state_dict({**saved, "t_no__id.momentum1": torch.zeros(1)})
+    key = next(iter(saved))
+    with pytest.raises(ValueError, match=f"optimizer state '{key}' has shape"):
+        second.load_optimizer_state_dict({**saved, key: torch.zeros(1, 1, 1)})
+
+
+@each_case
+def test_learning_rate_can_change(case: Case) -> None:
+    fused = fused_twin(build(case.plan), "sgd")
+    fused.set_learning_rate(0.0)
+    before = {k: v.clone() for k, v in fused.state_dict().items()}
+    _loss(fused, make_batch(case.plan, "multi")).backward()
+    for key, weight in fused.state_dict().items():
+        assert torch.equal(weight, before[key])

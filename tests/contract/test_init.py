@@ -1,0 +1,82 @@
+"""Initial weights: mean and variance within three standard errors of what was asked for."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from compactrec.embeddings import CompressedEmbeddingBagCollection
+from compactrec.embeddings.init import Init
+from tests.cases import CASES
+from tests.methods.base import Case
+
+
+def _three_errors(weights: Tensor, low: float, high: float) -> None:
+    """Uniform(low, high): variance w^2 / 12; the variance of (x - mean)^2 is w^4 / 180."""
+    width, count = high - low, weights.numel()
+    assert float(weights.min()) >= low
+    assert float(weights.max()) <= high
+    error = width / math.sqrt(12 * count)
+    assert abs(float(weights.mean()) - (low + high) / 2) <= 3 * error
+    squares = (weights - (low + high) / 2) ** 2
+    error = width**2 / math.sqrt(180 * count)
+    assert abs(float(squares.mean()) - width**2 / 12) <= 3 * error
+
+
+@pytest.mark.parametrize("engine", ["eager", "fused"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_tables_start_as_the_lowering_says(case: Case, engine: str) -> None:
+    draws: dict[str, list[Tensor]] = {}
+    for seed in range(5):  # tiny tables: five draws make the test sharper
+        torch.manual_seed(seed)
+        collection = CompressedEmbeddingBagCollection(case.plan, engine=engine)  # type: ignore[arg-type]
+        for name, weight in collection.state_dict().items():
+            draws.setdefault(name, []).append(weight.detach().clone().double())
+    for part in case.plan.lower():
+        for table in part.tables:
+            weights = torch.stack(draws[f"tables.embedding_bags.{table.name}.weight"])
+            if table.init.kind == "identity":
+                assert torch.equal(weights[0], torch.eye(*weights[0].shape, dtype=torch.float64))
+                continue
+            assert table.init.kind == "uniform"
+            low = -table.init.scale if table.init.low is None else table.init.low
+            _three_errors(weights, low, table.init.scale)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_dense_parts_start_centred(case: Case) -> None:
+    for name, parameter in CompressedEmbeddingBagCollection(case.plan).named_parameters():
+        if name.startswith("combine."):
+            values = parameter.detach()
+            assert float(values.abs().max()) <= math.sqrt(6)
+            assert float(values.std()) > 1e-3 or values.numel() == 1
+
+
+def test_reset_draws_again() -> None:
+    for case in CASES:
+        collection = CompressedEmbeddingBagCollection(case.plan)
+        before = {name: p.detach().clone() for name, p in collection.named_parameters()}
+        collection.reset_parameters()
+        same = {n for n, p in collection.named_parameters() if torch.equal(p, before[n])}
+        fixed = {
+            f"tables.embedding_bags.{table.name}.weight"
+            for part in case.plan.lower()
+            for table in part.tables
+            if table.init.kind == "identity"
+        }
+        assert same == fixed
+
+
+def test_kinds_of_init() -> None:
+    weight = torch.empty(2000, 8)
+    Init(kind="normal", scale=0.3).fn(8)(weight)
+    assert abs(float(weight.mean())) <= 3 * 0.3 / math.sqrt(weight.numel())
+    assert float(weight.std()) == pytest.approx(0.3, rel=0.02)
+    Init(kind="uniform", scale=0.5, low=0.25).fn(8)(weight)
+    _three_errors(weight.double(), 0.25, 0.5)
+    Init(kind="identity").fn(8)(weight)
+    assert float(weight.sum()) == 8.0
+    assert torch.equal(weight[:8], torch.eye(8))
+    with pytest.raises(ValueError, match="scale"):
+        Init(scale=-1.0)

@@ -1,0 +1,1 @@
+"""What one method or one module does: golden values, regressions, error messages."""

@@ -1,0 +1,1 @@
+"""Tiny cases of every method and what the slow references say about them; see tests/cases.py."""

@@ -1,0 +1,60 @@
+"""Cases of the smaller uniform width."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from compactrec.embeddings import Feature
+from compactrec.embeddings.uniform import UniformConfig
+from tests.methods.base import Embed, MethodCases, Weights, case, unpacked
+from tests.reference import uniform
+
+__all__ = ["METHOD"]
+
+
+def reference(
+    config: UniformConfig,
+    features: Sequence[Feature],
+    arrays: Mapping[str, Tensor],
+    weights: Weights,
+) -> dict[str, Embed]:
+    """e(x) = E[x] P; the table is the group's, P is the feature's own."""
+    first = features[0]
+    assert first.num_ids is not None
+    table = unpacked(weights, f"t_{first.name}__id", first.num_ids, config.dim)
+
+    def embed(feature: Feature) -> Embed:
+        narrow = config.dim < feature.dim
+        projection = weights.dense[feature.name]["weights.0"] if narrow else None
+        return lambda x: uniform.embed(x, table, projection)
+
+    return {f.name: embed(f) for f in features}
+
+
+METHOD = MethodCases(
+    "uniform",
+    reference,
+    (
+        case(
+            "uniform",
+            ([Feature(name="ua", num_ids=7, dim=4)], UniformConfig(dim=2)),
+            ([Feature(name="ub", num_ids=50, dim=8, max_bag=4)], UniformConfig(dim=3)),
+            (
+                [Feature(name="uc", num_ids=23, dim=12, max_bag=3, pooling="mean")],
+                UniformConfig(dim=12),
+            ),
+            ([Feature(name="ud", num_ids=90, dim=8)], UniformConfig(dim=1)),
+        ),
+        case(
+            "uniform_shared",
+            ([Feature(name="ua", num_ids=31, dim=4)], UniformConfig(dim=4)),
+            (
+                [
+                    Feature(name="ub", num_ids=50, dim=8, max_bag=4, pooling="mean"),
+                    Feature(name="uc", num_ids=50, dim=8, max_bag=2),
+                ],
+                UniformConfig(dim=4),
+            ),
+        ),
+    ),
+)
