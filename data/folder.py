@@ -1,0 +1,69 @@
+"""A data folder appears whole or not at all: built beside its place, renamed at the end."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from compactrec.data.manifest import MANIFEST_NAME
+
+__all__ = ["building"]
+
+
+@contextmanager
+def building(out: Path, overwrite: bool = False) -> Iterator[Path]:
+    """A temporary sibling of `out` to build in; renamed to `out` when the block ends well.
+
+    Leftovers of a run that was killed are removed by the next one; a lock tells them from a run
+    that is still going. An existing `out` is replaced only with `overwrite`, and only when it is a
+    data folder (or empty). Raises ValueError where that forbids it, OSError in words when the disk
+    is full.
+    """
+    out = out.absolute()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    lock = out.parent / f".{out.name}.lock"
+    partial, old = (out.parent / f".{out.name}.{kind}" for kind in ("partial", "old"))
+    with lock.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"another run is building {out} just now (it holds {lock}); wait for it or choose "
+                f"another folder"
+            ) from error
+        if old.exists() and not out.exists():
+            old.rename(out)  # a run was killed between its two last renames
+        _check_target(out, overwrite)
+        for leftover in (partial, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        partial.mkdir()
+        try:
+            yield partial
+            if out.exists():
+                out.rename(old)
+            partial.rename(out)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise OSError(
+                    errno.ENOSPC,
+                    f"the disk of {out.parent} is full; nothing was kept. Preparing needs scratch "
+                    f"space there of about the size of the unpacked input",
+                ) from error
+            raise
+        finally:
+            for leftover in (partial, old):
+                shutil.rmtree(leftover, ignore_errors=True)
+            lock.unlink(missing_ok=True)
+
+
+def _check_target(out: Path, overwrite: bool) -> None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / MANIFEST_NAME).is_file():
+        raise ValueError(f"{out} exists and is not a data folder; choose another folder")
+    if not overwrite:
+        raise ValueError(f"{out} is a data folder already; choose another folder or overwrite it")

@@ -1,0 +1,227 @@
+"""`prepare`: raw click files -> a data folder. Two passes, bounded memory, all or nothing.
+
+manifest = prepare(["train.txt"], "criteo", "folder", PrepareOptions())
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from compactrec.data.criteo import criteo_layout, criteo_schema
+from compactrec.data.encode import Encoder
+from compactrec.data.folder import building
+from compactrec.data.ingest import Ingest
+from compactrec.data.manifest import SPLITS, Counters, Manifest
+from compactrec.data.progress import Progress
+from compactrec.data.protocol import Protocol, get_protocol
+from compactrec.data.schema import Layout, TableSchema, load_schema
+from compactrec.data.source import DEFAULT_BLOCK_BYTES, SourceFile
+from compactrec.data.split import SplitRule, make_row_split
+from compactrec.data.spool import Spool
+from compactrec.data.tables import LabelFile, SideTable
+
+__all__ = ["PrepareOptions", "prepare"]
+
+Files = Sequence[str | Path] | Mapping[str, Sequence[str | Path]]
+
+
+class PrepareOptions(BaseModel):
+    """Choices of one `prepare` run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str | None = None
+    """Name of the data in results; None = the schema's."""
+    protocol: str = "compactrec"
+    """See `compactrec.data.protocol`."""
+    split: SplitRule | None = None
+    """None = the schema's, else the protocol's default."""
+    mode: Literal["full", "min_count", "hashed"] = "full"
+    """Vocabulary of the columns for which the schema says nothing."""
+    min_count: int = Field(default=2, ge=1)
+    """Training occurrences a token needs, in mode `min_count`."""
+    num_ids: int | None = Field(default=None, ge=2)
+    """Buckets per feature in mode `hashed`; None = open 63-bit ids."""
+    max_ind_range: int | None = Field(default=None, ge=1)
+    """Protocol dlrm-kaggle: take tokens modulo this first."""
+    unseen: Literal["oov", "error"] = "oov"
+    """Tokens of validation or test that training never has: the OOV id, or stop."""
+    on_bad_row: Literal["error", "skip"] = "error"
+    """A malformed row: stop, or count it and set it aside in rejected.tsv."""
+    overwrite: bool = False
+    """Replace an existing data folder."""
+    block_bytes: int = Field(default=DEFAULT_BLOCK_BYTES, ge=1)
+    """Text held in memory at a time."""
+    shard_rows: int = Field(default=1 << 20, ge=1)
+    """Most rows per parquet file."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        get_protocol(self.protocol)
+        if self.protocol != "compactrec" and self.mode != "full":
+            raise ValueError(
+                f"protocol {self.protocol!r} fixes its vocabularies, got mode {self.mode!r}; use "
+                f"protocol 'compactrec' to choose"
+            )
+        if self.num_ids is not None and self.mode != "hashed":
+            raise ValueError(f"num_ids is for mode 'hashed', got mode {self.mode!r}")
+        if self.max_ind_range is not None and self.protocol != "dlrm-kaggle":
+            raise ValueError(
+                f"max_ind_range belongs to protocol 'dlrm-kaggle', got protocol {self.protocol!r}; "
+                f"use mode 'hashed' for bounded vocabularies"
+            )
+        return self
+
+
+def prepare(
+    files: Files,
+    schema: str | Path | TableSchema,
+    out: str | Path,
+    options: PrepareOptions | None = None,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Turn click files into a data folder and return its manifest.
+
+    `files`: paths in row order, or one list per split, `{"train": [...], "validation": [...],
+    "test": [...]}`. `schema`: "criteo", the name of a shipped schema, a TOML path or a
+    `TableSchema`. `out`: the folder to make; it appears only when everything went well. `progress`
+    is called with (stage, bytes done, bytes in all). Needs scratch space beside `out`, of about the
+    size of the unpacked input.
+
+    Raises ValueError, naming file and line, for input that does not fit the schema.
+    """
+    options = options or PrepareOptions()
+    protocol = get_protocol(options.protocol)
+    groups = _groups(files)
+    table, layouts = _resolve(schema, protocol, groups)
+    rule = _rule(options, protocol, table, isinstance(files, Mapping))
+    sources = [
+        [SourceFile(path, layouts[path], options.block_bytes) for path in group] for group in groups
+    ]
+    with building(Path(out), options.overwrite) as folder:
+        spool = Spool(folder / "spool.bin")
+        try:
+            manifest = _build(sources, table, rule, options, protocol, folder, spool, progress)
+        finally:
+            spool.close()
+            (folder / "spool.bin").unlink(missing_ok=True)
+        manifest.save(folder)
+    return manifest
+
+
+def _build(
+    sources: list[list[SourceFile]], table: TableSchema, rule: SplitRule, options: PrepareOptions,
+    protocol: Protocol, folder: Path, spool: Spool, progress: Progress | None,
+) -> Manifest:  # fmt: skip
+    report = progress or (lambda stage, done, total: None)
+    beside = sources[0][0].path.parent
+    labels = LabelFile(beside / table.label.file, table.label) if table.label.file else None
+    sides = [SideTable(beside / join.file, join) for join in table.join]
+    total = sum(source.num_bytes for group in sources for source in group)
+    modes = {spec.name: spec.mode or options.mode for spec in table.sparse}
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        ingest = Ingest(
+            table, protocol, spool, pool, folder, options.on_bad_row == "skip",
+            keep_tokens=lambda name: modes[name] != "hashed",
+        )  # fmt: skip
+        ingest.run(sources, labels, sides, lambda done: report("reading", done, total))
+    num_rows = sum(chunk.num_rows for chunk in ingest.chunks)
+    if not num_rows:
+        raise ValueError(
+            f"no usable rows: {ingest.num_bad:,} malformed, {ingest.num_dropped:,} dropped by label"
+        )
+    groups = [sum(c.num_rows for c in ingest.chunks if c.group == g) for g in range(3)]
+    row_split = make_row_split(rule, num_rows, (groups[0], groups[1], groups[2]))
+    encoder = Encoder(table, options, protocol, ingest.chunks, row_split, spool, folder)
+    features, unseen = encoder.number(lambda done, of: report("numbering", done, of))
+    splits, positives = encoder.write(lambda done, of: report("writing", done, of))
+    return Manifest(
+        name=options.name or table.name,
+        protocol=protocol.name,  # type: ignore[arg-type]
+        dense=tuple(spec.name for spec in table.dense),
+        dense_transform="log1p" if table.dense else "none",
+        sparse=tuple(features),
+        splits=splits,
+        split_rule=rule.model_dump(mode="json", exclude_none=True),
+        unseen_policy=options.unseen,
+        counters=Counters(
+            malformed_rows=ingest.num_bad, dropped_rows=ingest.num_dropped, unseen_ids=unseen,
+            truncated_bags=ingest.truncated, unmatched_keys=ingest.unmatched, positives=positives,
+        ),
+        sources=tuple(ingest.sources),
+        schema=table.model_dump(mode="json"),
+    )  # fmt: skip
+
+
+def _groups(files: Files) -> list[list[Path]]:
+    """The files per split, or all of them as one group."""
+    if isinstance(files, Mapping):
+        unknown = sorted(set(files) - set(SPLITS))
+        if unknown or not files.get("train"):
+            raise ValueError(
+                f"files per split need 'train' and may have 'validation' and 'test'; got "
+                f"{sorted(files)}"
+            )
+        return [[Path(path) for path in files.get(split, ())] for split in SPLITS]
+    if isinstance(files, str | Path):
+        raise ValueError(f"files is a list of paths, got the single path {str(files)!r}")
+    if not files:
+        raise ValueError("no input files: give one or more paths")
+    return [_in_order([Path(path) for path in files])]
+
+
+def _in_order(paths: list[Path]) -> list[Path]:
+    """A shell lists day_10 before day_2; rows must come in time order."""
+    natural = sorted(
+        paths, key=lambda p: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", str(p))]
+    )
+    if paths == sorted(paths) and paths != natural:
+        warnings.warn(
+            f"files taken in the order of their numbers: {[path.name for path in natural]}",
+            stacklevel=4,
+        )
+        return natural
+    return paths
+
+
+def _resolve(
+    schema: str | Path | TableSchema, protocol: Protocol, groups: list[list[Path]]
+) -> tuple[TableSchema, dict[Path, Layout]]:
+    """The schema, and the layout of each file."""
+    paths = [path for group in groups for path in group]
+    if schema == "criteo":
+        return criteo_schema(paths[0], protocol), {path: criteo_layout(path) for path in paths}
+    if protocol.criteo_only:
+        raise ValueError(
+            f"protocol {protocol.name!r} is defined on Criteo files only, got schema "
+            f"{getattr(schema, 'name', schema)!r}; use protocol 'compactrec'"
+        )
+    table = schema if isinstance(schema, TableSchema) else load_schema(schema)
+    if table.label.file and len(paths) != 1:
+        raise ValueError(f"a schema with label.file takes one data file, got {len(paths)}")
+    return table, dict.fromkeys(paths, table.layout)
+
+
+def _rule(
+    options: PrepareOptions, protocol: Protocol, table: TableSchema, per_split: bool
+) -> SplitRule:
+    if not per_split:
+        rule = protocol.split_rule(options.split, table.split)
+        if rule.rule == "files":
+            raise ValueError("split rule 'files' needs one list of files per split")
+        return rule
+    given = options.split or SplitRule(rule="files")
+    if given.rule != "files":
+        raise ValueError(
+            f"the files are given per split already, got split rule {given.rule!r} too; leave one "
+            f"out"
+        )
+    return protocol.split_rule(given, None)
