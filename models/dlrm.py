@@ -1,0 +1,101 @@
+"""DLRM: dense columns and embedded features meet in pairwise dot products.
+
+Naumov et al., "Deep Learning Recommendation Model for Personalization and Recommendation Systems",
+arXiv 1906.00091.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from compactrec.models.blocks import DotInteraction, common_dim, perceptron, stack_by_key
+
+__all__ = ["DLRM"]
+
+torch.fx.wrap("stack_by_key")  # in this module too, for input pipelines that trace the model
+
+
+class DLRM(nn.Module):
+    """Click logits from dense columns and embedded sparse features.
+
+    ::
+
+        x_0       = bottom(dense)                    (B, D)   Linear + ReLU at every layer
+        x_1..x_F  = embeddings(features)             (B, D) each, found by key
+        z         = [x_i . x_j for i < j]            (B, F (F + 1) / 2)
+        logits    = top([x_0, z])                    (B,)     ReLU between layers, none at the end
+
+    The reference ends in a sigmoid and lists the pairs of ``z`` in another order
+    (:func:`compactrec.models.blocks.lower_triangle_order`); otherwise the two are equal.
+    A table of clicks without dense columns (``num_dense=0``) has one learned vector as ``x_0``, so
+    that its dots with the embeddings are the per-id terms.
+
+    Args:
+        embeddings: any torchrec-like collection whose outputs all have one width D.
+        num_dense: columns of the dense input; 0 is allowed.
+        bottom: hidden widths of the bottom perceptron; a last layer of width D is added.
+        top: widths of the top perceptron; the last must be 1.
+        interaction: ``dot`` as above, or ``cat``: ``top([x_0, ..., x_F])``.
+        interaction_itself: include ``x_i . x_i`` in ``z``.
+
+    Raises:
+        ValueError: embeddings of several widths, a top that does not end in 1, or an unknown
+            interaction.
+
+    Example::
+
+        model = DLRM(CompressedEmbeddingBagCollection(plan), num_dense=13)
+        loss = binary_cross_entropy_with_logits(model(batch.dense, batch.kjt()), batch.labels)
+    """
+
+    def __init__(
+        self,
+        embeddings: EmbeddingBagCollectionInterface,
+        num_dense: int,
+        bottom: Sequence[int] = (512, 256, 64),
+        top: Sequence[int] = (512, 256, 1),
+        interaction: Literal["dot", "cat"] = "dot",
+        interaction_itself: bool = False,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        if interaction not in ("dot", "cat"):
+            raise ValueError(f"interaction must be 'dot' or 'cat', got {interaction!r}")
+        if not top or top[-1] != 1:
+            raise ValueError(f"top must end in 1 (one logit), got {tuple(top)}; append a 1")
+        if num_dense < 0:
+            raise ValueError(f"num_dense must be 0 or more, got {num_dense}")
+        self.keys, self.dim = common_dim(embeddings.embedding_bag_configs(), "DLRM")
+        self.num_dense = num_dense
+        self.embeddings = embeddings
+        self.bottom: nn.Module | None = None
+        if num_dense:
+            self.bottom = perceptron(
+                num_dense, (*bottom, self.dim), relu_at_end=True, device=device
+            )
+        else:
+            self.constant = nn.Parameter(torch.empty(self.dim, device=device))
+            nn.init.normal_(self.constant, std=self.dim**-0.5)
+        num_vectors = len(self.keys) + 1
+        self.dots = None
+        self.interaction_dim = num_vectors * self.dim
+        if interaction == "dot":
+            self.dots = DotInteraction(num_vectors, interaction_itself)
+            self.interaction_dim = self.dim + self.dots.num_pairs
+        self.top = perceptron(self.interaction_dim, top, relu_at_end=False, device=device)
+
+    def forward(self, dense: Tensor, features: KeyedJaggedTensor) -> Tensor:
+        """Logits ``(B,)`` for ``dense (B, num_dense)`` and one bag per feature and example."""
+        embedded = stack_by_key(self.embeddings(features), self.keys, self.dim)
+        if self.bottom is not None:
+            first = self.bottom(dense)
+        else:
+            first = self.constant.expand(embedded.shape[0], -1)
+        vectors = torch.cat((first.unsqueeze(1), embedded), dim=1)
+        if self.dots is None:
+            return self.top(vectors.flatten(1)).squeeze(1)
+        return self.top(torch.cat((first, self.dots(vectors)), dim=1)).squeeze(1)
