@@ -1,0 +1,220 @@
+"""What the pictures of a report show: series, axes, labels. Drawn by `svg.py` and `png.py`.
+
+Two pictures: test AUC against serving bytes, and the difference to the baseline at equal bytes.
+Colours are Okabe and Ito's, which colour-blind readers tell apart; every series has a mark of its
+own too; baselines are grey with hollow marks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from compactrec.benchmarks.budgets import format_bytes
+from compactrec.benchmarks.summary import Row, Summary
+
+__all__ = [
+    "DODGE",
+    "ON_DARK",
+    "SIGNS",
+    "Frame",
+    "Series",
+    "bounds",
+    "curve_frame",
+    "describe_difference",
+    "describe_row",
+    "difference_groups",
+    "extent",
+    "label_of",
+    "number_text",
+    "padded",
+    "room",
+    "series_of",
+    "signed_text",
+    "spread",
+    "ticks",
+]
+
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_GREYS = ("#8a8a8a", "#6a6a6a", "#3f3f3f")
+_PALE = ("#4FA8E0", "#FF8A4C", "#3CCB9B", "#E79CC4", "#F2B632", "#9AD6F8")
+_PALE_GREYS = ("#9a9a9a", "#bdbdbd", "#e2e2e2")
+ON_DARK = dict(zip((*_COLOURS, *_GREYS), (*_PALE, *_PALE_GREYS), strict=True))
+"""The same colours on a dark page."""
+_MARKS = ("circle", "square", "triangle", "diamond", "down")
+DODGE = 0.022
+"""Sideways spread of points at one budget, in parts of the picture's width."""
+SIGNS = {"better": " ▲", "worse": " ▼", "unclear": ""}
+
+
+@dataclass(frozen=True)
+class Series:
+    """One method's points, smallest budget first."""
+
+    method: str
+    baseline: bool
+    colour: str
+    mark: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Data to picture coordinates; x is logarithmic where `log` is set."""
+
+    left: float
+    right: float
+    top: float
+    bottom: float
+    x: tuple[float, float]
+    y: tuple[float, float]
+    log: bool = True
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        return self.to_x(x), self.to_y(y)
+
+    def to_x(self, value: float) -> float:
+        low, high = self.x
+        part = (
+            math.log(value / low) / math.log(high / low)
+            if self.log
+            else (value - low) / (high - low)
+        )
+        return self.left + part * (self.right - self.left)
+
+    def to_y(self, value: float) -> float:
+        low, high = self.y
+        return self.bottom - (value - low) / (high - low) * (self.bottom - self.top)
+
+
+def series_of(summary: Summary) -> list[Series]:
+    """One series per method with a result, in the order of the study; full is drawn apart."""
+    names = dict.fromkeys(r.method for r in summary.rows if r.budget_bytes is not None and r.auc)
+    series: list[Series] = []
+    num_baselines = 0
+    for name in names:
+        rows = [r for r in summary.rows if r.method == name and r.auc and r.budget_bytes]
+        rows.sort(key=lambda r: r.budget_bytes or 0)
+        baseline = rows[0].baseline
+        place = num_baselines if baseline else len(series) - num_baselines
+        colours = _GREYS if baseline else _COLOURS
+        num_baselines += baseline
+        mark = _MARKS[(place + place // len(colours)) % len(_MARKS)]
+        series.append(Series(name, baseline, colours[place % len(colours)], mark, tuple(rows)))
+    return series
+
+
+def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Places as near `wanted` as can be, at least `gap` apart and within [low, high], same order.
+
+    Least squares: what would overlap is centred on its mean. When they cannot all fit, the gap
+    shrinks until they do.
+    """
+    gap = min(gap, (high - low) / max(1, len(wanted) - 1))
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    blocks: list[tuple[float, int]] = []  # mean of (wanted - rank * gap) and size
+    for rank, i in enumerate(order):
+        mean, size = wanted[i] - rank * gap, 1
+        while blocks and blocks[-1][0] > mean:
+            before, num = blocks.pop()
+            mean, size = (before * num + mean * size) / (num + size), num + size
+        blocks.append((mean, size))
+    flat = [mean for mean, size in blocks for _ in range(size)]
+    last = high - gap * (len(wanted) - 1)
+    result = [0.0] * len(wanted)
+    for rank, i in enumerate(order):
+        result[i] = min(max(flat[rank], low), last) + rank * gap
+    return result
+
+
+def curve_frame(summary: Summary, series: Sequence[Series], width: int, height: int) -> Frame:
+    sizes = [float(r.bytes["serving_bytes"]) for s in series for r in s.rows]
+    y = [v for s in series for r in s.rows for v in bounds(r)]
+    if summary.full:
+        y += bounds(summary.full)
+    if summary.data.best_auc is not None and summary.data.best_auc - max(y) < max(y) - min(y):
+        y.append(summary.data.best_auc)
+    x = (min(sizes) / 1.35, max(sizes) * 1.35)
+    right = width - 20 - room([label_of(one) for one in series])
+    return Frame(74, right, 16, height - 56, x, padded(min(y), max(y)))
+
+
+def difference_groups(summary: Summary) -> list[tuple[str, list[Row]]]:
+    groups = []
+    for budget in sorted(summary.budgets):
+        rows = [r for r in summary.at(budget) if summary.baseline in r.versus]
+        if rows:
+            name = next((r.budget for r in rows if r.budget), None)
+            size = format_bytes(budget)
+            groups.append((size if name in (None, size) else f"{name} of full ({size})", rows))
+    return groups
+
+
+def extent(row: Row, baseline: str) -> list[float]:
+    v = row.versus[baseline]
+    return [x for x in (v.mean, v.low, v.high, v.rows_low, v.rows_high) if x is not None]
+
+
+def label_of(one: Series) -> str:
+    return one.method + (" (baseline)" if one.baseline else "")
+
+
+def room(texts: Sequence[str]) -> float:
+    """Width in SVG units that the longest text may take at 13 px."""
+    return 7.3 * max((len(t) for t in texts), default=0)
+
+
+def bounds(row: Row) -> list[float]:
+    if row.auc is None:
+        return []
+    if row.auc.low is None or row.auc.high is None:
+        return [row.auc.mean, row.auc.mean]
+    return [row.auc.low, row.auc.high]
+
+
+def padded(low: float, high: float) -> tuple[float, float]:
+    pad = max((high - low) * 0.07, 1e-4)
+    return low - pad, high + pad
+
+
+def ticks(low: float, high: float, num: int) -> list[float]:
+    raw = (high - low) / num
+    step = 10 ** math.floor(math.log10(raw))
+    step *= next(m for m in (1, 2, 5, 10) if m * step >= raw)
+    first = math.ceil(low / step)
+    return [k * step for k in range(first, math.floor(high / step) + 1)]
+
+
+def _digits(low: float, high: float) -> int:
+    ticks = ticks(low, high, 6)
+    step = ticks[1] - ticks[0] if len(ticks) > 1 else high - low
+    return max(2, -math.floor(math.log10(step) + 1e-9))
+
+
+def number_text(value: float, low: float, high: float) -> str:
+    return f"{value:.{_digits(low, high)}f}"
+
+
+def signed_text(value: float, low: float, high: float) -> str:
+    return "0" if abs(value) < 1e-12 else f"{value:+.{_digits(low, high)}f}"
+
+
+def describe_row(row: Row) -> str:
+    if row.auc is None:
+        return row.method
+    half = f" ± {row.auc.half_width:.4f}" if row.auc.half_width is not None else ""
+    size = format_bytes(row.bytes["serving_bytes"])
+    return f"{row.method}: test AUC {row.auc.mean:.4f}{half} with {size}, {len(row.seeds)} seeds"
+
+
+def describe_difference(row: Row, baseline: str) -> str:
+    v = row.versus[baseline]
+    parts = [f"{row.method}: {v.mean:+.4f} test AUC against {baseline}"]
+    if v.low is not None and v.high is not None:
+        parts.append(f"seeds {v.low:+.4f} to {v.high:+.4f}")
+    if v.rows_low is not None and v.rows_high is not None:
+        parts.append(f"test rows {v.rows_low:+.4f} to {v.rows_high:+.4f}")
+    if v.p_holm is not None:
+        parts.append(f"corrected p = {v.p_holm:.2g}")
+    return "; ".join(parts)

@@ -1,0 +1,116 @@
+"""What a person asks for in words (`hash:sign=true`, `1/4`) -> configs and plans."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+
+from compactrec.benchmarks.budgets import parse_budget
+from compactrec.benchmarks.config import TrainConfig
+from compactrec.benchmarks.plans import resolve_plan
+from compactrec.data.manifest import Manifest
+from compactrec.embeddings import Plan, get_method, size
+
+__all__ = [
+    "FULL",
+    "MethodChoice",
+    "changed",
+    "full_serving_bytes",
+    "parse_method",
+    "plan_for",
+    "train_config_for",
+]
+
+FULL = "full"
+
+
+@dataclass(frozen=True)
+class MethodChoice:
+    """A method and the options that were asked for."""
+
+    text: str
+    name: str
+    options: dict[str, JsonValue]
+    threshold: int | None = None
+
+
+def parse_method(text: str) -> MethodChoice:
+    """`name` or `name:key=value:key=value`; values are JSON, or text where they are not.
+
+    `threshold` is the vocabulary up to which a feature stays full; every other key is an option of
+    the method. Raises ValueError for an unknown method or option, naming what there is.
+    """
+    from compactrec.embeddings.registry import parse_options
+
+    name, *pairs = (part.strip() for part in text.split(":"))
+    method = get_method(name)
+    options: dict[str, JsonValue] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not key or not equals:
+            raise ValueError(
+                f"method {text!r}: {pair!r} is not an option; write "
+                "'name:key=value', such as 'compositional:operation=concat'"
+            )
+        try:
+            options[key.strip()] = json.loads(value)
+        except json.JSONDecodeError:
+            options[key.strip()] = value.strip()
+    threshold = options.pop("threshold", None)
+    if threshold is not None and (not isinstance(threshold, int) or threshold < 0):
+        raise ValueError(f"method {text!r}: threshold must be a whole number, 0 or more")
+    parse_options(method, options)
+    return MethodChoice(":".join([name, *pairs]), name, options, threshold)
+
+
+def full_serving_bytes(base: TrainConfig, manifest: Manifest) -> int | None:
+    """Serving bytes of the full tables of the data; None where a vocabulary is open."""
+    if any(feature.num_ids is None for feature in manifest.sparse):
+        return None
+    full = changed(base, plan=None, method=FULL, budget_bytes=None, options={})
+    return size(resolve_plan(full, manifest)).serving_bytes
+
+
+def train_config_for(
+    base: TrainConfig, plan: Path | None, method: str | None, budget: str | None
+) -> TrainConfig:
+    """`base` with either a plan file, or a method and (but for `full`) a budget.
+
+    Raises ValueError when both or neither are given, or the method or the budget is not understood.
+    """
+    if (plan is None) == (method is None):
+        raise ValueError(
+            "give either --plan FILE, or --method NAME with --budget SIZE (full needs no budget)"
+        )
+    if plan is not None:
+        if budget is not None:
+            raise ValueError("--budget goes with --method; a plan file has its size already")
+        return changed(base, plan=plan, method=None, budget_bytes=None)
+    choice = parse_method(method or "")
+    num_bytes = None
+    if budget is not None and choice.name != FULL:
+        full_bytes = full_serving_bytes(base, Manifest.load(base.data))
+        num_bytes = parse_budget(budget).resolve(full_bytes)
+    threshold = base.threshold if choice.threshold is None else choice.threshold
+    return changed(
+        base, plan=None, method=choice.name, budget_bytes=num_bytes, options=choice.options,
+        threshold=threshold,
+    )  # fmt: skip
+
+
+def plan_for(base: TrainConfig, method: str, budget: str) -> Plan:
+    """The plan of `method` for the data of `base` within `budget`.
+
+    Raises ValueError when the method or the budget is not understood, or does not fit.
+    """
+    config = train_config_for(base, None, method, budget)
+    return resolve_plan(config, Manifest.load(base.data))
+
+
+def changed(config: TrainConfig, **update: Any) -> TrainConfig:
+    """A changed copy, checked again."""
+    return TrainConfig.model_validate({**dict(config), **update})

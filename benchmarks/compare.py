@@ -1,0 +1,325 @@
+"""Methods x budgets x seeds on one data folder, always beside the baselines.
+
+    out/compare.json            what was asked for and how far it is; read by `report`
+    out/plans/<cell>.json       one plan per cell (method x budget); every seed uses the same
+    out/runs/<cell>_seed0_<id>  one folder per run; <id> is a hash of config, plan and data
+    out/trials/...              the same for tuning; their test numbers are never read
+
+The folder of a run carries a hash of all that decides its result. So the same request again skips
+what is finished and goes on with what was interrupted, and a changed request never reads a result
+that it did not ask for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from compactrec.benchmarks.budgets import parse_budget
+from compactrec.benchmarks.choices import (
+    FULL,
+    MethodChoice,
+    changed,
+    full_serving_bytes,
+    parse_method,
+)
+from compactrec.benchmarks.config import TrainConfig
+from compactrec.benchmarks.plans import plan_bytes, resolve_plan
+from compactrec.benchmarks.result import Result
+from compactrec.benchmarks.runs import Failure, Progress, Runner, num_cores, run_all
+from compactrec.benchmarks.study import (
+    COMPARE_NAME,
+    Cell,
+    CompareFile,
+    DataNote,
+    RunEntry,
+    Trial,
+)
+from compactrec.data.manifest import Manifest
+from compactrec.embeddings import get_method, method_names
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["TRIALS", "CompareRequest", "compare"]
+
+TRIALS: dict[str, dict[str, float]] = {
+    "default": {},
+    "tables x0.3": {"table_learning_rate": 0.3},
+    "tables x3": {"table_learning_rate": 3.0},
+    "dense x3": {"dense_learning_rate": 3.0},
+    "both x0.3": {"table_learning_rate": 0.3, "dense_learning_rate": 0.3},
+    "both x3": {"table_learning_rate": 3.0, "dense_learning_rate": 3.0},
+}
+"""Settings that tuning tries, in this order: factors on the base config's fields."""
+
+
+class CompareRequest(BaseModel):
+    """What to compare. How each run is trained is in the base `TrainConfig`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    methods: tuple[str, ...] = ()
+    """Names, each with options if wanted (`compositional:operation=concat`). The baselines are
+    added; an empty tuple means every registered method."""
+    budgets: tuple[str, ...] = Field(min_length=1)
+    """`64MB`, `1/4`, `0.25x`: serving bytes, tables, integer state and dense parts together."""
+    num_seeds: int = Field(default=3, ge=1)
+    """Seeds 0 .. num_seeds - 1; three or more give intervals worth reading."""
+    num_trials: int = Field(default=1, ge=1, le=len(TRIALS))
+    """Settings tried for every cell, full included; 1 trains all with the base config. Trials use a
+    seed of their own (`num_seeds`), so that no reported run was picked for its luck."""
+    num_jobs: int = Field(default=1, ge=1)
+    """Runs at once, each with its share of the cores."""
+
+
+@dataclass
+class _Job:
+    """One cell while it is being worked on."""
+
+    cell: Cell
+    config: TrainConfig | None
+    """None when there is no plan."""
+    digest: str = ""
+
+
+def compare(
+    request: CompareRequest,
+    base: TrainConfig,
+    *,
+    runner: Runner | None = None,
+    console: Console | None = None,
+) -> CompareFile:
+    """Make all runs of `request` that are not there yet, and return the state of the comparison.
+
+    `base` gives the data folder, the output folder and everything that the runs share; its method,
+    budget and seed are not used. `runner` is `train` unless a test brings its own.
+
+    Raises ValueError for an unknown method or budget, and when `base.out` holds a comparison on
+    other data. A method that does not fit a budget and a run that fails are recorded in the result.
+    """
+    if runner is None:
+        from compactrec.benchmarks.train import train
+
+        runner = train
+    choices = _choices(request.methods)
+    manifest = Manifest.load(base.data)
+    note = _note(manifest)
+    _refuse_other_data(base.out, note)
+    if request.num_jobs > 1 and base.num_threads is None:
+        base = changed(base, num_threads=max(1, num_cores() // request.num_jobs))
+    (base.out / "plans").mkdir(parents=True, exist_ok=True)
+
+    jobs, full_bytes = _jobs(request, choices, base, manifest)
+    seeds = tuple(range(request.num_seeds))
+    own = {"method", "budget_bytes", "options", "seed"}
+    shared = {k: v for k, v in base.resolved().items() if k not in own}
+    shared |= {"num_trials": request.num_trials, "num_jobs": request.num_jobs}
+
+    def state() -> CompareFile:
+        file = CompareFile(
+            data=note, seeds=seeds, full_serving_bytes=full_bytes, config=shared,
+            cells=tuple(job.cell for job in jobs),
+        )  # fmt: skip
+        file.save(base.out)
+        return file
+
+    ready = sum(job.config is not None for job in jobs)
+    tuning = request.num_trials if request.num_trials > 1 else 0
+    with Progress(ready * (tuning + len(seeds)), request.num_jobs, console) as progress:
+        state()
+        if tuning:
+            _tune(jobs, request, note, runner, progress)
+            state()
+        _final_runs(jobs, request, seeds, note, runner, progress, state)
+    return state()
+
+
+def _choices(methods: Iterable[str]) -> list[MethodChoice]:
+    """The methods asked for and the baselines, full first, in the order of the registry."""
+    asked = [parse_method(text) for text in methods if text.strip()]
+    names = method_names()
+    if not asked:
+        asked = [parse_method(name) for name in names]
+    asked += [parse_method(name) for name in names if get_method(name).baseline]
+    unique = {choice.text: choice for choice in asked}
+    return sorted(unique.values(), key=lambda c: (c.name != FULL, names.index(c.name)))
+
+
+def _note(manifest: Manifest) -> DataNote:
+    return DataNote(
+        name=manifest.name,
+        protocol=manifest.protocol,
+        manifest_sha256=manifest.sha256(),
+        num_rows={name: split.num_rows for name, split in manifest.splits.items()},
+        num_features=len(manifest.sparse),
+        best_auc=manifest.best_auc,
+    )
+
+
+def _refuse_other_data(out: Path, note: DataNote) -> None:
+    if not (out / COMPARE_NAME).is_file():
+        return
+    there = CompareFile.load(out).data
+    if there.manifest_sha256 != note.manifest_sha256:
+        raise ValueError(
+            f"{out} holds a comparison on other data: {there.name} (manifest "
+            f"{there.manifest_sha256[:8]}), and this is {note.name} (manifest "
+            f"{note.manifest_sha256[:8]}); give another --out folder"
+        )
+
+
+def _jobs(
+    request: CompareRequest, choices: list[MethodChoice], base: TrainConfig, manifest: Manifest
+) -> tuple[list[_Job], int | None]:
+    """One job per cell, with its plan saved; and the serving bytes of the full tables."""
+    full = next(choice for choice in choices if choice.name == FULL)
+    jobs = [_job(full, None, None, base, manifest)]
+    full_bytes = full_serving_bytes(base, manifest)
+    budgets: dict[int, str] = {}
+    for text in request.budgets:
+        budget = parse_budget(text)
+        budgets.setdefault(budget.resolve(full_bytes), budget.label)
+    for num_bytes, label in sorted(budgets.items(), reverse=True):
+        rest = (choice for choice in choices if choice.name != FULL)
+        jobs += [_job(choice, num_bytes, label, base, manifest) for choice in rest]
+    return jobs, full_bytes
+
+
+def _job(
+    choice: MethodChoice,
+    budget_bytes: int | None,
+    label: str | None,
+    base: TrainConfig,
+    manifest: Manifest,
+) -> _Job:
+    cell = Cell(
+        method=choice.text, baseline=get_method(choice.name).baseline and not choice.options,
+        budget=label, budget_bytes=budget_bytes,
+    )  # fmt: skip
+    threshold = base.threshold if choice.threshold is None else choice.threshold
+    config = changed(
+        base, plan=None, method=choice.name, budget_bytes=budget_bytes,
+        options=choice.options, threshold=threshold, quiet=True, keep_model=False,
+    )  # fmt: skip
+    try:
+        plan = resolve_plan(config, manifest)
+        plan_bytes(config, plan)  # an open vocabulary is refused here, before anything is trained
+    except ValueError as error:
+        return _Job(cell.model_copy(update={"reason": str(error)}), None)
+    path = base.out / "plans" / f"{_slug(cell)}.json"
+    plan.save(path)
+    return _Job(cell, changed(config, plan=path), plan.digest)
+
+
+def _tune(
+    jobs: list[_Job], request: CompareRequest, note: DataNote, runner: Runner, progress: Progress
+) -> None:
+    """Choose each cell's setting by validation AUC; every cell has the same number of trials."""
+    names = list(TRIALS)[: request.num_trials]
+    wanted: dict[str, tuple[_Job, str, TrainConfig]] = {}
+    for job in jobs:
+        if job.config is None:
+            continue
+        for name in names:
+            config = changed(job.config, **_scaled(job.config, name), seed=request.num_seeds)
+            config = _placed(config, job, "trials", note, f"{_plain(name)}_")
+            wanted[f"{_title(job.cell)}, trial {name!r}"] = (job, name, config)
+    configs = {title: config for title, (_, _, config) in wanted.items()}
+    outcomes = dict(run_all(configs, runner, request.num_jobs, progress))
+    for job in jobs:
+        trials = tuple(
+            _trial(name, config, outcomes[title])
+            for title, (owner, name, config) in wanted.items()
+            if owner is job
+        )
+        tried = [t for t in trials if t.validation_auc is not None]
+        update: dict[str, Any] = {"trials": trials}
+        if tried:
+            best = max(tried, key=lambda t: t.validation_auc or 0.0)
+            update["trial"] = best.name
+            assert job.config is not None
+            job.config = changed(job.config, **_scaled(job.config, best.name))
+        elif job.config is not None:
+            mine = (o for title, o in outcomes.items() if wanted[title][0] is job)
+            reasons = sorted({o.reason for o in mine if isinstance(o, Failure)})
+            update["reason"] = f"every trial failed: {'; '.join(reasons)}"
+            job.config = None
+        job.cell = job.cell.model_copy(update=update)
+
+
+def _trial(name: str, config: TrainConfig, outcome: Result | Failure) -> Trial:
+    auc = None if isinstance(outcome, Failure) else outcome.validation.auc
+    return Trial(name=name, path=f"trials/{config.out.name}", validation_auc=auc)
+
+
+def _final_runs(
+    jobs: list[_Job],
+    request: CompareRequest,
+    seeds: tuple[int, ...],
+    note: DataNote,
+    runner: Runner,
+    progress: Progress,
+    save: Callable[[], object],
+) -> None:
+    wanted: dict[str, tuple[_Job, int]] = {}
+    configs: dict[str, TrainConfig] = {}
+    for seed in seeds:  # all cells once, then all again: an interrupted comparison is balanced
+        for job in jobs:
+            if job.config is not None:
+                config = _placed(changed(job.config, seed=seed), job, "runs", note)
+                title = f"{_title(job.cell)}, seed {seed}"
+                wanted[title], configs[title] = (job, seed), config
+                entry = RunEntry(seed=seed, path=f"runs/{config.out.name}")
+                runs = (*job.cell.runs, entry)
+                job.cell = job.cell.model_copy(update={"runs": runs})
+    save()
+    for title, outcome in run_all(configs, runner, request.num_jobs, progress):
+        job, seed = wanted[title]
+        job.cell = _recorded(job.cell, seed, outcome)
+        save()
+
+
+def _recorded(cell: Cell, seed: int, outcome: Result | Failure) -> Cell:
+    failed = isinstance(outcome, Failure)
+    update = {"status": "failed" if failed else "done"}
+    if isinstance(outcome, Failure):
+        update["reason"] = outcome.reason
+    runs = tuple(r.model_copy(update=update) if r.seed == seed else r for r in cell.runs)
+    return cell.model_copy(update={"runs": runs})
+
+
+def _scaled(config: TrainConfig, trial: str) -> dict[str, float]:
+    fields: Mapping[str, float] = TRIALS[trial]
+    return {name: getattr(config, name) * factor for name, factor in fields.items()}
+
+
+def _placed(
+    config: TrainConfig, job: _Job, folder: str, note: DataNote, prefix: str = ""
+) -> TrainConfig:
+    """The config with its own folder, named by what it is and a hash of all that decides it."""
+    decides = {"config": config.resolved(), "plan": job.digest, "data": note.manifest_sha256}
+    digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:10]
+    name = f"{_slug(job.cell)}_{prefix}seed{config.seed}_{digest}"
+    return changed(config, out=config.out / folder / name)
+
+
+def _title(cell: Cell) -> str:
+    return cell.method if cell.budget is None else f"{cell.method} at {cell.budget}"
+
+
+def _slug(cell: Cell) -> str:
+    return _plain(
+        cell.method if cell.budget_bytes is None else f"{cell.method}_{cell.budget_bytes}"
+    )
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", text)

@@ -1,0 +1,99 @@
+"""The configuration of one training run: frozen, checked, and documented here only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from compactrec.benchmarks.schedule import LearningRateSchedule
+
+__all__ = ["TrainConfig"]
+
+_PLACES = frozenset({"data", "out", "plan"})
+_COSMETIC = frozenset({"quiet", "checkpoint_every_seconds", "checkpoint_every_steps", "keep_model"})
+
+
+class TrainConfig(BaseModel):
+    """What is trained, on what, and how. The same config and seed give the same weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: Path
+    """Data folder, as `compactrec prepare` makes it."""
+    out: Path
+    """Folder of this run: result, predictions, model, checkpoint."""
+
+    plan: Path | None = None
+    """Plan file. If given, it is used as it is; ``method`` and ``budget_bytes`` only name it."""
+    method: str | None = None
+    """Method to make a plan with, where no plan file is given."""
+    budget_bytes: int | None = Field(default=None, ge=1)
+    """Serving bytes of all tables, integer state and small dense parts together."""
+    threshold: int = Field(default=200, ge=0)
+    """Features of at most this many ids stay full."""
+    options: dict[str, JsonValue] = {}
+    """Options of the method, such as ``{"operation": "product"}``."""
+
+    model: Literal["dlrm"] = "dlrm"
+    dim: int = Field(default=16, ge=1)
+    """Width D of the vectors that the model gets; a plan file brings its own."""
+    bottom: tuple[int, ...] = (512, 256, 64)
+    """Hidden widths of the bottom perceptron; a last layer of width D is added."""
+    top: tuple[int, ...] = (512, 256, 1)
+    """Widths of the top perceptron."""
+    interaction: Literal["dot", "cat"] = "dot"
+    interaction_itself: bool = False
+
+    batch_size: int = Field(default=2048, ge=1)
+    epochs: int = Field(default=1, ge=1)
+    dense_optimizer: Literal["sgd", "adagrad", "adam"] = "adam"
+    dense_learning_rate: float = Field(default=0.001, gt=0)
+    dense_weight_decay: float = Field(default=0.0, ge=0)
+    table_optimizer: Literal["sgd", "adagrad", "rowwise_adagrad"] = "adagrad"
+    table_learning_rate: float = Field(default=0.02, gt=0)
+    table_eps: float = Field(default=1e-8, gt=0)
+    """Added to the root of the tables' Adagrad accumulator."""
+    schedule: LearningRateSchedule = LearningRateSchedule()
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    engine: Literal["eager", "fused"] = "fused"
+    device: str = "cpu"
+    num_threads: int | None = Field(default=None, ge=1)
+    """Threads of torch; None leaves them as they are. Other threads, other rounding."""
+
+    eval_batch_size: int = Field(default=16384, ge=1)
+    evals_per_epoch: int = Field(default=4, ge=1)
+    """Validations per epoch, spread evenly; the last step of training is always validated."""
+    eval_every_steps: int | None = Field(default=None, ge=1)
+    """Validate every so many steps instead."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stop after so many validations without a better AUC; None trains all epochs."""
+    collapse_after_evals: int = Field(default=4, ge=1)
+    """Give up when so many validations have passed and no AUC left 0.5 +- 0.001."""
+
+    checkpoint_every_seconds: float | None = Field(default=300.0, gt=0)
+    checkpoint_every_steps: int | None = Field(default=None, ge=1)
+    keep_model: bool = True
+    """Leave the selected weights in ``model.safetensors``."""
+    quiet: bool = False
+    """No progress bar."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.plan is None and self.method is None:
+            raise ValueError("neither a plan nor a method was given; set 'plan' or 'method'")
+        if self.plan is None and self.method != "full" and self.budget_bytes is None:
+            raise ValueError(
+                f"method {self.method!r} needs 'budget_bytes'; only 'full' has a size of its own"
+            )
+        if self.engine == "eager" and self.table_optimizer == "rowwise_adagrad":
+            raise ValueError(
+                "engine 'eager' has no 'rowwise_adagrad'; use engine 'fused', or the table "
+                "optimizer 'adagrad' or 'sgd'"
+            )
+        return self
+
+    def resolved(self) -> dict[str, Any]:
+        """Everything that decides the result, as JSON, without the places of files."""
+        return self.model_dump(mode="json", exclude=set(_PLACES | _COSMETIC))

@@ -1,0 +1,78 @@
+"""Where a run took place: commit, versions, processor, memory."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import subprocess
+import sys
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+
+__all__ = ["describe_environment", "peak_rss_bytes", "reset_peak_rss"]
+
+_STATUS = Path("/proc/self/status")
+
+
+def describe_environment(num_threads: int) -> dict[str, str | int | None]:
+    """Commit (None outside a git checkout), versions, CPU name, number of threads."""
+    fbgemm = _version("fbgemm-gpu-cpu") or _version("fbgemm-gpu")
+    return {
+        "commit": _commit(),
+        "compactrec": _version("compactrec"),
+        "python": platform.python_version(),
+        "torch": _version("torch"),
+        "torchrec": _version("torchrec"),
+        "fbgemm": fbgemm,
+        "cpu": _cpu(),
+        "num_threads": num_threads,
+    }
+
+
+def reset_peak_rss() -> None:
+    """Let :func:`peak_rss_bytes` start anew, so that a run is not charged for an earlier one."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_rss_bytes() -> int:
+    """The most memory this process had since :func:`reset_peak_rss` (Linux), or since its start."""
+    with suppress(OSError):
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _version(name: str) -> str | None:
+    with suppress(metadata.PackageNotFoundError):
+        return metadata.version(name)
+    return None
+
+
+def _commit() -> str | None:
+    """The commit of the source tree, with ``+changes`` where tracked files were edited."""
+    source = Path(__file__).resolve().parent
+    commit = _git(source, "rev-parse", "--verify", "HEAD")
+    if not commit or _git(source, "ls-files", Path(__file__).name) == "":
+        return None  # no checkout, or a checkout of something else around an installed copy
+    return commit + ("+changes" if _git(source, "status", "--porcelain", "-uno") else "")
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    with suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True, text=True, timeout=10, check=True,
+        ).stdout.strip()  # fmt: skip
+    return None
+
+
+def _cpu() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

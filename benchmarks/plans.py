@@ -1,0 +1,86 @@
+"""From a training config to a plan, and from a plan to its bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from compactrec.benchmarks.config import TrainConfig
+from compactrec.benchmarks.result import Bytes
+from compactrec.data.manifest import Manifest
+from compactrec.embeddings import Feature, Plan, full_plan, make_plan, size
+
+__all__ = ["method_of", "plan_bytes", "resolve_plan"]
+
+
+def resolve_plan(config: TrainConfig, manifest: Manifest) -> Plan:
+    """The plan file of ``config``, checked against the data, or a plan made for its budget.
+
+    Raises:
+        ValueError: the plan is for other features, or the method does not fit the budget.
+    """
+    if config.plan is not None:
+        plan = Plan.load(config.plan)
+        plan.check_features(_features(manifest, plan))
+        return plan
+    features = tuple(
+        Feature(name=f.name, num_ids=f.num_ids, dim=config.dim, max_bag=f.max_bag)
+        for f in manifest.sparse
+    )
+    if config.method is None or config.budget_bytes is None:
+        return full_plan(features)  # the config allows this for 'full' alone
+    return make_plan(
+        config.method,
+        features,
+        config.budget_bytes,
+        counts=manifest.counts(config.data),
+        threshold=config.threshold,
+        options=config.options,
+    )
+
+
+def method_of(config: TrainConfig, plan: Plan) -> str:
+    """The name a result goes by: the config's, else the plan's one method beside ``full``."""
+    if config.method is not None:
+        return config.method
+    methods = {group.config.method for group in plan.groups}
+    others = sorted(methods - {"full"})
+    return "+".join(others) or "full"
+
+
+def plan_bytes(config: TrainConfig, plan: Plan) -> Bytes:
+    """Bytes of ``plan``, with the state of the optimizers of ``config``."""
+    report = size(plan, optimizer=config.table_optimizer, dense_optimizer=config.dense_optimizer)
+    return Bytes(
+        table_bytes=report.table_bytes,
+        aux_bytes=report.aux_bytes,
+        dense_bytes=report.dense_bytes,
+        serving_bytes=report.serving_bytes,
+        optimizer_bytes=report.optimizer_bytes,
+        training_bytes=report.training_bytes,
+        full_serving_bytes=_full_serving_bytes(plan.features),
+    )
+
+
+def _full_serving_bytes(features: Sequence[Feature]) -> int | None:
+    if any(feature.num_ids is None for feature in features):
+        return None
+    return size(full_plan(features)).serving_bytes
+
+
+def _features(manifest: Manifest, plan: Plan) -> tuple[Feature, ...]:
+    """The data's features, with the plan's own choice of width and pooling."""
+    ours = {feature.name: feature for feature in plan.features}
+    found = []
+    for f in manifest.sparse:
+        like = ours.get(f.name)
+        if like is None:
+            raise ValueError(
+                f"the plan has no feature {f.name!r}, which the data has; make a plan for this data"
+            )
+        found.append(
+            Feature(
+                name=f.name, num_ids=f.num_ids, dim=like.dim, max_bag=f.max_bag,
+                pooling=like.pooling,
+            )
+        )  # fmt: skip
+    return tuple(found)

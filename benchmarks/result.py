@@ -1,0 +1,133 @@
+"""The result of one training run, as ``result.json`` holds it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from compactrec.benchmarks.checkpoint import differences, write_atomically
+from compactrec.benchmarks.metrics import Metrics
+
+__all__ = [
+    "MODEL_NAME",
+    "PLAN_NAME",
+    "PREDICTIONS_NAME",
+    "RESULT_NAME",
+    "Bytes",
+    "DataInfo",
+    "Evaluation",
+    "Result",
+    "finished_result",
+]
+
+RESULT_NAME = "result.json"
+PREDICTIONS_NAME = "test_predictions.safetensors"
+MODEL_NAME = "model.safetensors"
+PLAN_NAME = "plan.json"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataInfo(_Frozen):
+    """Which data; results may be compared only where ``manifest_sha256`` is the same."""
+
+    name: str
+    protocol: str
+    manifest_sha256: str
+
+
+class Bytes(_Frozen):
+    """Bytes of the embeddings, on paper (`compactrec.embeddings.size`)."""
+
+    table_bytes: int
+    aux_bytes: int
+    dense_bytes: int
+    serving_bytes: int
+    optimizer_bytes: int
+    training_bytes: int
+    full_serving_bytes: int | None
+    """What the full tables serve with; None where a feature has an open vocabulary."""
+
+
+class Evaluation(_Frozen):
+    """One validation during training."""
+
+    step: int
+    train_loss: float
+    """Mean loss of the training batches since the evaluation before."""
+    validation: Metrics
+
+
+class Result(_Frozen):
+    """One finished run."""
+
+    format: Literal["compactrec.result"] = "compactrec.result"
+    version: Literal[1] = 1
+    method: str
+    budget_bytes: int | None
+    seed: int
+    config: dict[str, Any]
+    """The resolved config, without the places of files."""
+    plan: dict[str, Any]
+    data: DataInfo
+    bytes: Bytes
+    validation: Metrics
+    """Of the selected weights."""
+    test: Metrics
+    """Of the selected weights; the test split was read once, after training."""
+    best_step: int
+    """The step whose weights were selected, by validation AUC."""
+    num_steps: int
+    """Steps trained."""
+    samples_per_second: float
+    """Over training steps and their loading alone; validation and checkpoints are left out."""
+    train_seconds: float
+    """The seconds behind ``samples_per_second``."""
+    peak_rss_bytes: int
+    history: tuple[Evaluation, ...]
+    environment: dict[str, str | int | None]
+
+    def save(self, folder: Path) -> None:
+        """Write ``folder/result.json`` in one step."""
+        text = json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False) + "\n"
+        write_atomically(folder / RESULT_NAME, text.encode())
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read ``folder/result.json``; ValueError when it cannot be read here."""
+        path = folder / RESULT_NAME
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise ValueError(
+                f"{path} is not a result of version 1 ({error.errors()[0]['msg']}); "
+                "remove its folder and run again"
+            ) from error
+
+
+def finished_result(folder: Path, identity: Mapping[str, Any]) -> Result | None:
+    """The result in ``folder``, if the run of this ``identity`` (config, plan, data) is finished.
+
+    Raises:
+        ValueError: the folder holds the result of another run.
+    """
+    if not (folder / RESULT_NAME).is_file():
+        return None
+    result = Result.load(folder)
+    theirs = {
+        "config": result.config,
+        "plan": result.plan,
+        "data": result.data.manifest_sha256,
+    }
+    found = differences(theirs, identity)
+    if found:
+        raise ValueError(
+            f"{folder} holds the result of another run: {'; '.join(found)}. Choose another folder"
+        )
+    return result

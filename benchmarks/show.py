@@ -1,0 +1,161 @@
+"""Tables for the terminal: methods, a data folder, a plan, one result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from compactrec.benchmarks.budgets import format_bytes
+from compactrec.benchmarks.result import Result
+from compactrec.data.manifest import Manifest
+from compactrec.embeddings import Plan, get_method, method_names, size
+from compactrec.embeddings.registry import lower
+
+__all__ = ["manifest_table", "methods_table", "option_text", "plan_table", "result_table"]
+
+
+def methods_table() -> Table:
+    """Every registered method: title, formula, paper, and its options with what they allow."""
+    table = _table("", ("Method", "What it is", "Options at a budget"), num_right=0)
+    for name in method_names():
+        method = get_method(name)
+        what = [Text(method.title, style="bold"), Text(method.formula, style="cyan")]
+        if method.paper != "-":
+            what.append(Text(method.paper, style="dim"))
+        schema = method.options.model_json_schema()
+        options = [option_text(key, field) for key, field in schema.get("properties", {}).items()]
+        title = Text(name, style="bold")
+        if method.baseline:
+            title.append("\nbaseline", style="dim not bold")
+        table.add_row(title, Text("\n").join(what), Text("\n".join(options) or "-"))
+        table.add_row()
+    return table
+
+
+def option_text(name: str, field: dict[str, Any]) -> str:
+    """One option from its JSON schema: name, what is allowed, default."""
+    kinds = field.get("anyOf", [field])
+    allowed = []
+    for kind in kinds:
+        if "enum" in kind:
+            allowed.append(" | ".join(str(v) for v in kind["enum"]))
+        elif "const" in kind:
+            allowed.append(str(kind["const"]))
+        elif kind.get("type") == "null":
+            allowed.append("null")
+        else:
+            low, high = kind.get("minimum"), kind.get("maximum")
+            above = f" > {kind['exclusiveMinimum']:g}" if "exclusiveMinimum" in kind else ""
+            text = kind.get("type", "value") + above
+            if low is not None and high is not None:
+                text += f" {low:g} to {high:g}"
+            elif low is not None:
+                text += f" >= {low:g}"
+            elif high is not None:
+                text += f" <= {high:g}"
+            allowed.append(text)
+    default = field.get("default")
+    shown = (
+        "null"
+        if default is None
+        else str(default).lower()
+        if isinstance(default, bool)
+        else default
+    )
+    return f"{name} = {' | '.join(allowed)} [{shown}]"
+
+
+def manifest_table(manifest: Manifest, folder: Path) -> Table:
+    """Rows per split and ids per feature of a data folder."""
+    table = _table(
+        f"{folder}: {manifest.name}, protocol {manifest.protocol}", ("", "Rows", "Positive")
+    )
+    for name, split in manifest.splits.items():
+        positives = manifest.counters.positives.get(name)
+        share = f"{positives / split.num_rows:.2%}" if positives and split.num_rows else "-"
+        table.add_row(name, f"{split.num_rows:,}", share)
+    known = [f.num_ids for f in manifest.sparse if f.num_ids is not None]
+    table.add_section()
+    table.add_row(f"{len(manifest.sparse)} sparse features", f"{sum(known):,} ids", "")
+    table.add_row(f"{len(manifest.dense)} dense columns", "", "")
+    if manifest.counters.malformed_rows:
+        table.add_row("malformed rows, set aside", f"{manifest.counters.malformed_rows:,}", "")
+    return table
+
+
+def plan_table(plan: Plan, title: str) -> Table:
+    """Per feature or shared group: method, physical tables, bytes, compression; and the sum."""
+    report = size(plan)
+    names = ("Feature", "Method", "Tables (rows x width)", "Bytes", "Full", "Smaller")
+    table = _table(title, names, num_left=2)
+    arrays = {name: array.to("meta") for name, array in plan.arrays.items()}
+    for group, row in zip(plan.groups, report.groups, strict=True):
+        with torch.device("meta"):
+            tables = lower(group.config, plan.group_features(group), arrays).tables
+        shapes = _shapes((t.num_rows, t.dim) for t in tables)
+        num_bytes = row.table_bytes + row.aux_bytes + row.dense_bytes
+        table.add_row(
+            _features(row.features), row.method, shapes, *_bytes(num_bytes, row.full_bytes)
+        )
+    known = [row.full_bytes for row in report.groups]
+    full = None if None in known else sum(f or 0 for f in known)
+    table.add_section()
+    parts = (
+        f"tables {format_bytes(report.table_bytes)}, integers {format_bytes(report.aux_bytes)}, "
+        f"dense {format_bytes(report.dense_bytes)}"
+    )
+    table.add_row("serving", "", parts, *_bytes(report.serving_bytes, full), style="bold")
+    return table
+
+
+def result_table(result: Result, folder: Path) -> Table:
+    """One finished run."""
+    table = _table(f"{folder}: {result.method}, seed {result.seed}", ("", "Validation", "Test"))
+    for name in type(result.test).model_fields:
+        values = (getattr(result.validation, name), getattr(result.test, name))
+        texts = [f"{v:,}" if isinstance(v, int) else f"{v:.5f}" for v in values]
+        table.add_row(name.replace("_", " "), *texts)
+    table.add_section()
+    table.add_row("serving bytes", "", format_bytes(result.bytes.serving_bytes))
+    table.add_row("training bytes", "", format_bytes(result.bytes.training_bytes))
+    table.add_row("samples per second", "", f"{result.samples_per_second:,.0f}")
+    table.add_row("best step of", "", f"{result.best_step:,} of {result.num_steps:,}")
+    return table
+
+
+def _table(
+    title: str, names: tuple[str, ...], *, num_left: int = 1, num_right: int | None = None
+) -> Table:
+    table = Table(
+        title=title or None, title_justify="left", title_style="bold", box=SIMPLE_HEAD,
+        header_style="bold", pad_edge=False,
+    )  # fmt: skip
+    for i, name in enumerate(names):
+        right = i >= num_left if num_right is None else i >= len(names) - num_right
+        table.add_column(name, justify="right" if right else "left")
+    return table
+
+
+def _shapes(tables: Iterable[tuple[int, int]]) -> str:
+    texts = [f"{rows:,} x {dim}" for rows, dim in tables]
+    if len(texts) > 3:
+        texts = [*texts[:2], f"{len(texts) - 2} more"]
+    return ", ".join(texts)
+
+
+def _features(names: tuple[str, ...]) -> str:
+    if len(names) <= 2:
+        return ", ".join(names)
+    return f"{names[0]} ... {names[-1]} ({len(names)}, shared)"
+
+
+def _bytes(num_bytes: int, full_bytes: int | None) -> tuple[str, str, str]:
+    if full_bytes is None:
+        return format_bytes(num_bytes), "open", "-"
+    return format_bytes(num_bytes), format_bytes(full_bytes), f"{full_bytes / num_bytes:.3g}x"

@@ -1,0 +1,315 @@
+"""Train one model on one data folder, select on validation, test once. A script to read and copy.
+
+    python -m compactrec.benchmarks.train run.toml
+
+The file holds the fields of :class:`~compactrec.benchmarks.config.TrainConfig`. A run that was
+killed goes on from its last checkpoint and ends with the very same weights; a finished one is not
+repeated. The test split is opened once, after training, with the weights of the best validation
+AUC. (The public DLRM code picks its checkpoint on test; numbers made so look better than they are.)
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import time
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.numpy import save as tensors_to_bytes
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from compactrec.benchmarks import snapshot
+from compactrec.benchmarks.checkpoint import (
+    CheckpointStore,
+    TensorFile,
+    copy_atomically,
+    write_atomically,
+)
+from compactrec.benchmarks.config import TrainConfig
+from compactrec.benchmarks.environment import (
+    describe_environment,
+    peak_rss_bytes,
+    reset_peak_rss,
+)
+from compactrec.benchmarks.history import History
+from compactrec.benchmarks.metrics import evaluate
+from compactrec.benchmarks.optimizers import Optimizers
+from compactrec.benchmarks.plans import method_of, plan_bytes, resolve_plan
+from compactrec.benchmarks.progress import ProgressBar
+from compactrec.benchmarks.result import (
+    MODEL_NAME,
+    PLAN_NAME,
+    PREDICTIONS_NAME,
+    DataInfo,
+    Result,
+    finished_result,
+)
+from compactrec.data.loader import BatchLoader
+from compactrec.data.manifest import Manifest
+from compactrec.embeddings import CompressedEmbeddingBagCollection, FusedOptimizer, Plan
+from compactrec.models.dlrm import DLRM
+
+__all__ = ["TrainingCollapsed", "TrainingDiverged", "build_model", "predict", "train"]
+
+COLLAPSED_AUC, COLLAPSED_MARGIN = 0.5, 0.001
+SHOW_EVERY_SECONDS = 0.5
+
+Floats = npt.NDArray[np.float32]
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss or a prediction is NaN or infinite."""
+
+
+class TrainingCollapsed(RuntimeError):
+    """The model has learned nothing: its validation AUC is that of chance."""
+
+
+@dataclass
+class Run:
+    """The moving parts of one run."""
+
+    config: TrainConfig
+    model: nn.Module
+    optimizers: Optimizers
+    loader: BatchLoader
+    validation: BatchLoader
+    store: CheckpointStore
+    history: History = field(default_factory=History)
+    best_file: TensorFile | None = None
+    saved_at: float = field(default_factory=time.monotonic)
+
+
+def train(config: TrainConfig) -> Result:
+    """Run ``config`` to its end; what it gave is written to ``config.out`` and returned.
+
+    Raises:
+        TrainingDiverged: a loss or a prediction is NaN or infinite.
+        TrainingCollapsed: validation AUC stays at that of chance.
+        CheckpointError: the checkpoint in ``config.out`` is damaged or of another run, or a new
+            one cannot be written.
+        ValueError: the data, the plan or the result in ``config.out`` does not fit the config.
+    """
+    # Every KeyedJaggedTensor asks torch.fx whether it is traced, and torch 2.13 logs that it did.
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+    reset_peak_rss()
+    if config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
+    manifest = Manifest.load(config.data)
+    plan = resolve_plan(config, manifest)
+    identity = {"config": config.resolved(), "plan": plan.to_json(), "data": manifest.sha256()}
+    if (done := finished_result(config.out, identity)) is not None:
+        return done
+    config.out.mkdir(parents=True, exist_ok=True)
+    run = _start(config, manifest, plan, identity)
+    _fit(run)
+    return _finish(run, manifest, plan)
+
+
+def build_model(
+    config: TrainConfig, plan: Plan, num_dense: int
+) -> tuple[nn.Module, CompressedEmbeddingBagCollection]:
+    """The model of ``config`` and, inside it, its embeddings, started from ``config.seed``."""
+    torch.manual_seed(config.seed)
+    fused = FusedOptimizer(
+        name=config.table_optimizer,
+        learning_rate=config.table_learning_rate,
+        eps=config.table_eps,
+    )
+    embeddings = CompressedEmbeddingBagCollection(
+        plan,
+        engine=config.engine,
+        device=config.device,
+        optimizer=fused if config.engine == "fused" else None,
+    )
+    torch.manual_seed(config.seed)  # the perceptrons start alike, whatever the tables drew
+    model = DLRM(
+        embeddings, num_dense, config.bottom, config.top,
+        config.interaction, config.interaction_itself, device=config.device,
+    )  # fmt: skip
+    return model, embeddings
+
+
+def _start(config: TrainConfig, manifest: Manifest, plan: Plan, identity: dict[str, Any]) -> Run:
+    """Build everything; go on from the checkpoint, if there is one."""
+    model, embeddings = build_model(config, plan, len(manifest.dense))
+    run = Run(
+        config=config,
+        model=model,
+        optimizers=Optimizers(model, embeddings, config),
+        loader=BatchLoader(config.data, "train", config.batch_size, seed=config.seed),
+        validation=BatchLoader(config.data, "validation", config.eval_batch_size, shuffle=False),
+        store=CheckpointStore(config.out / "checkpoint", identity),
+    )
+    if (checkpoint := run.store.load()) is not None:
+        state = checkpoint.state
+        snapshot.restore(checkpoint.tensors, state, model, run.optimizers, run.loader)
+        run.history, run.best_file = History.from_json(state["history"]), checkpoint.best
+    return run
+
+
+def _fit(run: Run) -> None:
+    config, history = run.config, run.history
+    num_steps = config.epochs * len(run.loader)
+    with ProgressBar(config.method or "train", num_steps, config.quiet) as bar:
+        while history.epoch < config.epochs and not history.stopped:
+            _train_epoch(run, bar)
+            if not history.stopped:
+                history.epoch += 1
+                run.loader.set_epoch(history.epoch)
+    _check_learning(run, at_end=True)
+
+
+def _train_epoch(run: Run, bar: ProgressBar) -> None:
+    """What is left of one epoch."""
+    config, history, model, optimizers = run.config, run.history, run.model, run.optimizers
+    shown_at = 0.0
+    started = time.perf_counter()
+    for batch in run.loader:
+        if config.device != "cpu":
+            batch = batch.to(config.device, non_blocking=True)
+        optimizers.set_rates(history.step + 1)
+        logits = model(batch.dense, batch.kjt())
+        loss = binary_cross_entropy_with_logits(logits, batch.labels)
+        optimizers.zero_grad()
+        loss.backward()
+        optimizers.step()
+
+        history.count(loss.item(), batch.batch_size)
+        if not math.isfinite(history.loss_sum):
+            raise TrainingDiverged(f"the loss is {loss.item()} at {_place(run)}")
+        now = time.perf_counter()
+        history.train_seconds += now - started
+        if now - shown_at > SHOW_EVERY_SECONDS:
+            shown_at = now
+            history.show(bar)
+        if history.is_evaluation_step(config, len(run.loader)):
+            _validate(run)
+            history.show(bar)
+        if _checkpoint_is_due(run):
+            _save(run)
+        if history.stopped:
+            return
+        started = time.perf_counter()
+
+
+def _validate(run: Run) -> None:
+    """Evaluate, remember the weights if they are the best so far, and decide about stopping."""
+    history = run.history
+    logits, labels = predict(run.model, run.validation, run.config.device)
+    if not np.isfinite(logits).all():
+        raise TrainingDiverged(f"a validation prediction is not finite at {_place(run)}")
+    if history.add_evaluation(evaluate(logits, labels), run.config.patience):
+        old = run.best_file
+        name = f"best-{history.step:09d}.safetensors"
+        run.best_file = run.store.write(name, run.model.state_dict())
+        if old is not None and old.name != name:
+            run.store.discard(old)
+    _check_learning(run)
+
+
+def _check_learning(run: Run, at_end: bool = False) -> None:
+    config, done = run.config, run.history.evaluations
+    last = done if at_end else done[-config.collapse_after_evals :]
+    if len(last) < config.collapse_after_evals and not at_end:
+        return
+    if all(abs(e.validation.auc - COLLAPSED_AUC) <= COLLAPSED_MARGIN for e in last):
+        raise TrainingCollapsed(
+            f"validation AUC is {done[-1].validation.auc:.4f}, that of chance, after {len(done)} "
+            f"evaluations, at {_place(run)}; check that the labels belong to the rows too"
+        )
+
+
+def _place(run: Run) -> str:
+    config = run.config
+    return (
+        f"step {run.history.step} with dense learning rate {config.dense_learning_rate:g} "
+        f"({config.dense_optimizer}) and table learning rate {config.table_learning_rate:g} "
+        f"({config.table_optimizer}): try lower rates or a warm-up"
+    )
+
+
+def _checkpoint_is_due(run: Run) -> bool:
+    steps, seconds = run.config.checkpoint_every_steps, run.config.checkpoint_every_seconds
+    if steps is not None and run.history.step % steps == 0:
+        return True
+    return seconds is not None and time.monotonic() - run.saved_at >= seconds
+
+
+def _save(run: Run) -> None:
+    tensors, state = snapshot.take(run.model, run.optimizers, run.loader)
+    state["history"] = run.history.to_json()
+    run.store.save(run.history.step, tensors, state, run.best_file)
+    run.saved_at = time.monotonic()
+
+
+def predict(model: nn.Module, loader: BatchLoader, device: str) -> tuple[Floats, Floats]:
+    """Logits and labels of a whole split, ``(N,)`` float32 each, in the order of the loader."""
+    logits, labels = [], []
+    model.eval()
+    with torch.no_grad():
+        for batch in loader:
+            labels.append(batch.labels)
+            batch = batch.to(device, non_blocking=True)
+            logits.append(model(batch.dense, batch.kjt()).cpu())
+    model.train()
+    return torch.cat(logits).numpy(), torch.cat(labels).numpy()
+
+
+def _finish(run: Run, manifest: Manifest, plan: Plan) -> Result:
+    """Test the selected weights, once, and write everything down; ``result.json`` comes last."""
+    config, history, out = run.config, run.history, run.config.out
+    assert history.best is not None
+    assert run.best_file is not None
+    run.model.load_state_dict(run.store.read(run.best_file))
+    test = BatchLoader(config.data, "test", config.eval_batch_size, shuffle=False)
+    logits, labels = predict(run.model, test, config.device)
+    predictions = tensors_to_bytes({"logits": logits, "labels": labels})
+    write_atomically(out / PREDICTIONS_NAME, predictions)
+    plan.save(out / PLAN_NAME)
+    if config.keep_model:
+        copy_atomically(run.store.folder / run.best_file.name, out / MODEL_NAME)
+    result = Result(
+        method=method_of(config, plan),
+        budget_bytes=config.budget_bytes,
+        seed=config.seed,
+        config=config.resolved(),
+        plan=plan.to_json(),
+        data=DataInfo(
+            name=manifest.name, protocol=manifest.protocol, manifest_sha256=manifest.sha256()
+        ),
+        bytes=plan_bytes(config, plan),
+        validation=history.best.validation,
+        test=evaluate(logits, labels),
+        best_step=history.best.step,
+        num_steps=history.step,
+        samples_per_second=history.num_samples / history.train_seconds,
+        train_seconds=history.train_seconds,
+        peak_rss_bytes=peak_rss_bytes(),
+        history=tuple(history.evaluations),
+        environment=describe_environment(torch.get_num_threads()),
+    )
+    result.save(out)
+    run.store.remove()
+    return result
+
+
+def main() -> None:
+    """Train what the TOML file named on the command line says."""
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m compactrec.benchmarks.train run.toml")
+    config = TrainConfig.model_validate(tomllib.loads(Path(sys.argv[1]).read_text("utf-8")))
+    result = train(config)
+    print(result.model_dump_json(indent=1, include={"method", "bytes", "validation", "test"}))
+
+
+if __name__ == "__main__":
+    main()

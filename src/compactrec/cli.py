@@ -1,0 +1,94 @@
+"""The entry point `compactrec`: runs a command and turns what goes wrong into words.
+
+Exit codes: 0 done, 1 it did not work (the reason is printed), 2 the command line is wrong, 130 it
+was interrupted. The commands are in `compactrec.commands`; a traceback is printed with `--debug`
+only.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+__all__ = ["explain", "main"]
+
+INTERRUPTED = 130
+
+_STUDY = frozenset(
+    {
+        "duckdb", "jinja2", "markupsafe", "matplotlib", "pandas", "polars", "pyarrow", "rich",
+        "scipy", "sklearn", "typer",
+    }
+)  # fmt: skip
+_TORCHREC = frozenset({"fbgemm_gpu", "tensordict", "torchmetrics", "torchrec"})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; `arguments` are those of the process unless given. Returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    try:
+        from compactrec.commands import app
+
+        words = [word for word in words if word != "--debug"]
+        code = app(words, prog_name="compactrec", standalone_mode=False)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except Exception as error:
+        if hasattr(error, "exit_code") and hasattr(error, "show"):  # the command line is wrong
+            error.show()
+            return int(error.exit_code)
+        reason = explain(error)
+        if debug or reason is None:
+            raise
+        return _say(f"error: {reason}", 1)
+    if code == INTERRUPTED:  # Typer's own code for Ctrl-C
+        return _say("stopped; the same command goes on where this one was", INTERRUPTED)
+    return code if isinstance(code, int) else 0
+
+
+def explain(error: Exception) -> str | None:
+    """What to tell a person about an error; None for a bug, which deserves its traceback."""
+    from pydantic import ValidationError
+
+    if isinstance(error, ModuleNotFoundError):
+        return _missing(error)
+    if isinstance(error, ValidationError):
+        problems = []
+        for problem in error.errors():
+            field = ".".join(str(part) for part in problem["loc"]) or error.title
+            problems.append(f"{field}: {problem['msg']}, got {problem['input']!r}")
+        return "; ".join(problems)
+    if isinstance(error, MemoryError):
+        return "not enough memory; use a smaller --batch-size, fewer --jobs or a smaller --dim"
+    if isinstance(error, OSError) and "fbgemm" in str(error):
+        return f"{error}; FBGEMM does not fit this machine: {_INSTALL}"
+    if isinstance(error, ValueError | OSError):
+        return str(error) or type(error).__name__
+    if isinstance(error, RuntimeError) and type(error).__module__.startswith("compactrec."):
+        return str(error)
+    return None
+
+
+_INSTALL = "on a machine with a GPU 'pip install compactrec[gpu]', without one 'make setup'"
+
+
+def _missing(error: ModuleNotFoundError) -> str | None:
+    package = (error.name or "").partition(".")[0]
+    if package in _STUDY:
+        return (
+            f"this command needs {package!r}, which is not installed; install what the command "
+            "line needs with 'pip install compactrec[study]'"
+        )
+    if package in _TORCHREC:
+        return f"this command needs {package!r}, which is not installed; {_INSTALL}"
+    return None
+
+
+def _say(text: str, code: int) -> int:
+    print(text, file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,316 @@
+"""The commands of `compactrec`: each one reads its options, calls a function, shows the result.
+
+Everything heavy is imported inside a command, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer import Argument, Option
+
+from compactrec import __version__
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from compactrec.benchmarks.config import TrainConfig
+    from compactrec.benchmarks.report import ReportFiles
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="compactrec",
+    help="Embedding tables that fit a memory budget, and what that costs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Data = Annotated[Path, Option("--data", help="Data folder, as `prepare` makes it.")]
+Config = Annotated[
+    Path | None,
+    Option(help="TOML file with further fields of the training config; options here win."),
+]
+Dim = Annotated[int | None, Option(min=1, help="Width of the embedding vectors. [16]")]
+Epochs = Annotated[int | None, Option(min=1, help="Passes over the training rows. [1]")]
+BatchSize = Annotated[int | None, Option(min=1, help="Rows per step. [2048]")]
+TableRate = Annotated[float | None, Option("--table-lr", help="Learning rate of tables. [0.02]")]
+DenseRate = Annotated[float | None, Option("--dense-lr", help="Learning rate of the rest. [0.001]")]
+TableOptimizer = Annotated[
+    str | None, Option(help="sgd, adagrad or rowwise_adagrad. [adagrad]", metavar="NAME")
+]
+Device = Annotated[str | None, Option(help="Torch device. [cpu]")]
+Threads = Annotated[int | None, Option(min=1, help="Threads per run. [all cores]")]
+Model = Annotated[str, Option(help="Model: dlrm.")]
+BUDGET = "Serving bytes: 64MB, 1.5GB, 64MiB, or a part of the full tables: 1/4, 0.25x, 25%."
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"compactrec {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    debug: Annotated[bool, Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def methods() -> None:
+    """What there is: papers, formulas, options."""
+    from compactrec.benchmarks.show import methods_table
+
+    _console().print(methods_table())
+
+
+@app.command()
+def prepare(
+    schema: Annotated[
+        str, Argument(help="criteo, a shipped schema, or the path of a schema file.")
+    ],
+    files: Annotated[list[Path], Argument(help="Raw files, in the order of their rows.")],
+    out: Annotated[Path, Option(help="Data folder to make.")],
+    name: Annotated[str | None, Option(help="Name of the data in results.")] = None,
+    protocol: Annotated[str, Option(help="Named preprocessing.")] = "compactrec",
+    split: Annotated[str | None, Option(help="Split rule: time, random, x4, reference.")] = None,
+    validation: Annotated[
+        str | None, Option(help="Validation rows: 1/14, 0.1 or a number.")
+    ] = None,
+    test: Annotated[str | None, Option(help="Test rows: 1/7, 0.1 or a number.")] = None,
+    mode: Annotated[str, Option(help="Vocabulary: full, min_count or hashed.")] = "full",
+    min_count: Annotated[int, Option(min=1, help="For --mode min_count.")] = 2,
+    num_ids: Annotated[int | None, Option(min=2, help="Ids per feature in --mode hashed.")] = None,
+    max_ind_range: Annotated[int | None, Option(min=1, help="For protocol dlrm-kaggle.")] = None,
+    unseen: Annotated[str, Option(help="Ids that training never has: oov or error.")] = "oov",
+    on_bad_row: Annotated[str, Option(help="A malformed row: error or skip.")] = "error",
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace the folder.")] = False,
+) -> None:
+    """Raw click files -> parquet and manifest."""
+    from compactrec.benchmarks.show import manifest_table
+    from compactrec.data.prepare import PrepareOptions
+    from compactrec.data.prepare import prepare as run
+    from compactrec.data.progress import progress_bar
+
+    rule: dict[str, Any] | None = None
+    if split or validation or test:
+        amounts = {"validation": validation, "test": test}
+        rule = {"rule": split or "time"} | {k: _number(v) for k, v in amounts.items() if v}
+    options = PrepareOptions.model_validate(
+        {
+            "name": name, "protocol": protocol, "split": rule, "mode": mode, "unseen": unseen,
+            "min_count": min_count, "num_ids": num_ids, "max_ind_range": max_ind_range,
+            "on_bad_row": on_bad_row, "overwrite": overwrite,
+        }
+    )  # fmt: skip
+    with progress_bar() as progress:
+        manifest = run(files, schema, out, options, progress)
+    _console().print(manifest_table(manifest, out))
+
+
+@app.command()
+def plan(
+    data: Data,
+    method: Annotated[str, Option(help="Name, with options: compositional:operation=concat.")],
+    budget: Annotated[str, Option(help=BUDGET)],
+    out: Annotated[Path, Option("--out", "-o", help="Plan file to write.")] = Path("plan.json"),
+    dim: Dim = None,
+    threshold: Annotated[
+        int | None, Option(min=0, help="Features so small stay full. [200]")
+    ] = None,
+) -> None:
+    """What every feature gets within a budget."""
+    from compactrec.benchmarks.choices import plan_for
+    from compactrec.benchmarks.show import plan_table
+
+    base = _train_config(None, data=data, out=out, method="full", dim=dim, threshold=threshold)
+    made = plan_for(base, method, budget)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    made.save(out)
+    _console().print(plan_table(made, title=f"{out}: {method} at {budget}"))
+
+
+@app.command()
+def train(
+    data: Data,
+    out: Annotated[Path, Option(help="Folder of the run.")],
+    plan: Annotated[Path | None, Option(help="Plan file; or give --method and --budget.")] = None,
+    method: Annotated[str | None, Option(help="Method, instead of a plan file.")] = None,
+    budget: Annotated[str | None, Option(help=BUDGET)] = None,
+    model: Model = "dlrm",
+    seed: Annotated[int, Option(min=0, help="Seed of weights and row order.")] = 0,
+    dim: Dim = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    table_lr: TableRate = None,
+    dense_lr: DenseRate = None,
+    table_optimizer: TableOptimizer = None,
+    device: Device = None,
+    threads: Threads = None,
+    config: Config = None,
+) -> None:
+    """Train one model and test it once.
+
+    Weights are selected on validation rows. A run that was interrupted goes on from its checkpoint.
+    """
+    from compactrec.benchmarks.choices import train_config_for
+    from compactrec.benchmarks.runs import quiet_torch
+    from compactrec.benchmarks.show import result_table
+    from compactrec.benchmarks.train import train as run
+
+    base = _train_config(
+        config, data=data, out=out, method="full", model=model, seed=seed, dim=dim, epochs=epochs,
+        batch_size=batch_size, table_learning_rate=table_lr, dense_learning_rate=dense_lr,
+        table_optimizer=table_optimizer, device=device, num_threads=threads,
+    )  # fmt: skip
+    quiet_torch()
+    result = run(train_config_for(base, plan, method, budget))
+    _console().print(result_table(result, out))
+
+
+@app.command()
+def compare(
+    data: Data,
+    budget: Annotated[list[str], Option(help=BUDGET + " Several: 1/4,1/16.")],
+    methods: Annotated[
+        str, Option(help="Comma-separated, with options; the baselines are added. [all methods]")
+    ] = "",
+    seeds: Annotated[int, Option(min=1, help="Seeds per method and budget.")] = 3,
+    out: Annotated[Path, Option(help="Folder of the comparison.")] = Path("runs/compare"),
+    tune: Annotated[
+        int, Option(min=1, help="Settings tried for each method, chosen on validation.")
+    ] = 1,
+    jobs: Annotated[int, Option(min=1, help="Runs at once; the cores are shared out.")] = 1,
+    baseline: Annotated[str, Option(help="Method that the others are tested against.")] = "hash",
+    model: Model = "dlrm",
+    dim: Dim = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    table_lr: TableRate = None,
+    dense_lr: DenseRate = None,
+    table_optimizer: TableOptimizer = None,
+    device: Device = None,
+    threads: Threads = None,
+    config: Config = None,
+) -> None:
+    """Methods x budgets x seeds at equal bytes.
+
+    The baselines are always beside the methods asked for. Finished runs are not made again, and one
+    that was interrupted goes on. A report is written at the end.
+    """
+    from compactrec.benchmarks.compare import CompareRequest
+    from compactrec.benchmarks.compare import compare as run
+    from compactrec.benchmarks.report import write_report
+
+    base = _train_config(
+        config, data=data, out=out, method="full", model=model, dim=dim, epochs=epochs,
+        batch_size=batch_size, table_learning_rate=table_lr, dense_learning_rate=dense_lr,
+        table_optimizer=table_optimizer, device=device, num_threads=threads,
+    )  # fmt: skip
+    request = CompareRequest(
+        methods=_listed([methods]), budgets=_listed(budget), num_seeds=seeds, num_trials=tune,
+        num_jobs=jobs,
+    )  # fmt: skip
+    console = _console()
+    file = run(request, base, console=console)
+    _show_report(write_report([out], out, baseline=baseline), console)
+    if failed := file.num_failed:
+        raise ValueError(f"{failed} run(s) failed, see above; the same command tries them again")
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], Argument(help="Folders of compare, or of train.")],
+    out: Annotated[
+        Path | None, Option(help="Where to write; the first folder if left out.")
+    ] = None,
+    baseline: Annotated[str, Option(help="Method that the others are tested against.")] = "hash",
+    resamples: Annotated[int, Option(min=0, help="Bootstrap samples of the test rows.")] = 200,
+    readme: Annotated[
+        Path | None, Option(help="File whose results section to replace by the table.")
+    ] = None,
+) -> None:
+    """Table, picture and page of finished runs.
+
+    Writes report.png, report.html (one file, works offline), report.md and summary.json.
+    """
+    from compactrec.benchmarks.report import insert_fragment, write_report
+
+    files = write_report(folders, out or folders[0], baseline=baseline, num_resamples=resamples)
+    if readme is not None:
+        insert_fragment(readme, files.markdown.read_text(encoding="utf-8"))
+    _show_report(files, _console())
+
+
+@app.command()
+def demo(
+    data: Annotated[
+        Path | None, Option(help="Raw Criteo file; made-up clicks if left out.")
+    ] = None,
+    out: Annotated[Path, Option(help="Folder of the demo.")] = Path("runs/demo"),
+    jobs: Annotated[
+        int | None, Option(min=1, help="Runs at once. [one per core, at most 4]")
+    ] = None,
+    max_rows: Annotated[
+        int, Option(min=1000, help="Use so many rows of --data, the first ones.")
+    ] = 500_000,
+) -> None:
+    """From data to table and picture, in minutes.
+
+    Made-up clicks, or the first rows of a Criteo file; plans at 1/4 and 1/16 of the full tables'
+    bytes; every method; a report.
+    """
+    from compactrec.benchmarks.demo import run_demo
+
+    console = _console()
+    _show_report(run_demo(out, data, num_jobs=jobs, max_rows=max_rows, console=console), console)
+
+
+def _train_config(file: Path | None, **options: object) -> TrainConfig:
+    """Defaults, then the fields of the TOML file, then the options that were given."""
+    import tomllib
+
+    from compactrec.benchmarks.config import TrainConfig
+
+    fields: dict[str, Any] = {}
+    if file is not None:
+        try:
+            fields = tomllib.loads(file.read_text(encoding="utf-8"))
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(f"{file} is not valid TOML: {error}") from error
+    given = {name: value for name, value in options.items() if value is not None}
+    return TrainConfig.model_validate({**fields, **given})
+
+
+def _show_report(files: ReportFiles, console: Console) -> None:
+    from compactrec.benchmarks.report import terminal_table
+
+    console.print(terminal_table(files.summary, console.width))
+    pictures = [path for path in (files.png, files.html, files.markdown, files.json) if path]
+    console.print("\n".join(["written:", *(f"  {path}" for path in pictures)]), soft_wrap=True)
+
+
+def _console() -> Console:
+    """A console that does not squeeze tables when the output goes to a file."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=150)
+
+
+def _listed(texts: list[str]) -> tuple[str, ...]:
+    return tuple(part.strip() for text in texts for part in text.split(",") if part.strip())
+
+
+def _number(text: str) -> str | int:
+    return int(text) if text.isdigit() else text

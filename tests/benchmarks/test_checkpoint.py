@@ -1,0 +1,267 @@
+"""Checkpoints: whole or not there, and refused by name when they do not fit."""
+
+import errno
+import json
+import os
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from compactrec.benchmarks import checkpoint
+from compactrec.benchmarks.checkpoint import (
+    CheckpointError,
+    CheckpointStore,
+    copy_atomically,
+    differences,
+    write_atomically,
+)
+
+IDENTITY = {"config": {"batch_size": 64, "seed": 0}, "plan": "abc", "data": "123"}
+
+
+def tensors(value: float) -> dict[str, Tensor]:
+    return {"a": torch.full((300, 7), value), "b": torch.arange(5), "empty": torch.zeros(0, 3)}
+
+
+def store_of_two_steps(folder: Path) -> CheckpointStore:
+    store = CheckpointStore(folder, IDENTITY)
+    best = store.write("best-000000001.safetensors", tensors(1.0))
+    store.save(1, tensors(1.0), {"step": 1}, best)
+    store.save(2, tensors(2.0), {"step": 2, "loss": 0.1}, best)
+    return store
+
+
+def test_round_trip_and_only_the_last_is_kept(tmp_path: Path) -> None:
+    store_of_two_steps(tmp_path / "c")
+    store = CheckpointStore(tmp_path / "c", IDENTITY)
+    found = store.load()
+    assert found is not None
+    assert found.state == {"step": 2, "loss": 0.1}
+    assert found.tensors.keys() == tensors(2.0).keys()
+    for key, tensor in tensors(2.0).items():
+        assert torch.equal(found.tensors[key], tensor)
+        assert found.tensors[key].dtype == tensor.dtype
+    assert found.best is not None
+    assert torch.equal(store.read(found.best)["a"], tensors(1.0)["a"])
+    assert {p.name for p in store.folder.iterdir()} == {
+        "checkpoint.json", "best-000000001.safetensors", "step-000000002.safetensors"
+    }  # fmt: skip
+
+
+def test_nothing_is_found_in_a_new_folder(tmp_path: Path) -> None:
+    assert CheckpointStore(tmp_path / "none", IDENTITY).load() is None
+    assert not (tmp_path / "none").exists()
+
+
+def test_views_are_saved_as_their_own_values(tmp_path: Path) -> None:
+    flat = torch.arange(12.0)
+    store = CheckpointStore(tmp_path, IDENTITY)
+    views = {"a": flat[:4], "b": flat[4:].view(4, 2), "t": flat.view(3, 4).T.clone().T}
+    store.save(1, views, {})
+    found = store.load()
+    assert found is not None
+    for key, view in views.items():
+        assert torch.equal(found.tensors[key], view)
+
+
+def test_files_and_names_hold_no_pickle(tmp_path: Path) -> None:
+    store_of_two_steps(tmp_path)
+    for path in tmp_path.iterdir():
+        assert path.suffix in (".json", ".safetensors")
+        assert b"torch" not in path.read_bytes()  # a pickle of tensors names its classes
+
+
+@pytest.mark.parametrize("place", [0.0, 0.01, 0.5, 0.999])
+@pytest.mark.parametrize("name", ["checkpoint.json", "best-000000001", "step-000000002"])
+def test_a_flipped_byte_is_refused(tmp_path: Path, name: str, place: float) -> None:
+    store = store_of_two_steps(tmp_path)
+    path = next(p for p in tmp_path.iterdir() if p.name.startswith(name))
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(CheckpointError, match=f"{path.name} (is damaged|has format)"):
+        store.load()
+
+
+def test_a_missing_tensor_file_is_refused(tmp_path: Path) -> None:
+    store = store_of_two_steps(tmp_path)
+    (tmp_path / "step-000000002.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"step-000000002.safetensors is damaged: .* missing"):
+        store.load()
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (
+            {"config": {"batch_size": 32, "seed": 0}},
+            r"config\.batch_size is 64 there and 32 here\. Go on with the same settings",
+        ),
+        ({"config": {"batch_size": 64}}, r"config\.seed is 0 there and None here"),
+        ({"plan": "xyz"}, "plan is 'abc' there and 'xyz' here"),
+        ({"plan": "x" * 200}, r"another run: plan differs\."),
+        ({"data": "456"}, "data is '123' there and '456' here"),
+    ],
+)
+def test_another_run_is_refused_by_name(
+    tmp_path: Path, other: dict[str, object], message: str
+) -> None:
+    store_of_two_steps(tmp_path)
+    with pytest.raises(CheckpointError, match=message):
+        CheckpointStore(tmp_path, {**IDENTITY, **other}).load()
+
+
+@pytest.mark.parametrize(("key", "value"), [("version", 2), ("format", "other")])
+def test_another_version_is_refused(tmp_path: Path, key: str, value: object) -> None:
+    store = store_of_two_steps(tmp_path)
+    path = tmp_path / "checkpoint.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(CheckpointError, match=r"has format and version .* this program reads"):
+        store.load()
+
+
+@contextmanager
+def file_size_limit(num_bytes: int) -> Iterator[None]:
+    """Writes beyond ``num_bytes`` of a file really fail, in the kernel."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def assert_step_two_is_whole(folder: Path) -> None:
+    found = CheckpointStore(folder, IDENTITY).load()
+    assert found is not None
+    assert found.state["step"] == 2
+    assert torch.equal(found.tensors["a"], tensors(2.0)["a"])
+    assert not list(folder.glob("*.partial"))
+
+
+def test_a_write_that_fails_leaves_the_last_good_one(tmp_path: Path) -> None:
+    store = store_of_two_steps(tmp_path)
+    with (
+        file_size_limit(1000),
+        pytest.raises(CheckpointError, match=r"the one of step 2 is whole\. Free space and run"),
+    ):
+        store.save(3, tensors(3.0), {"step": 3})
+    assert_step_two_is_whole(tmp_path)
+    store.save(4, tensors(4.0), {"step": 4})
+    found = store.load()
+    assert found is not None
+    assert found.state["step"] == 4
+
+
+NUM_CALLS = {"save_file": 1, "fsync": 4, "replace": 2}
+"""Calls in one save: a tensor file, the index, and the folder after each."""
+
+
+@pytest.mark.parametrize("call", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize(
+    ("module", "name"), [(checkpoint, "save_file"), (os, "fsync"), (os, "replace")]
+)
+def test_a_full_disk_leaves_the_last_good_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: object, name: str, call: int
+) -> None:
+    store = store_of_two_steps(tmp_path)
+    real: Callable[..., object] = getattr(module, name)
+    calls = []
+
+    def full(*arguments: object) -> object:
+        calls.append(name)
+        if len(calls) == call + 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(*arguments)
+
+    monkeypatch.setattr(module, name, full)
+    failed = call < NUM_CALLS[name]
+    if failed:
+        with pytest.raises(CheckpointError, match="No space left on device"):
+            store.save(3, tensors(3.0), {"step": 3})
+    else:
+        store.save(3, tensors(3.0), {"step": 3})
+    monkeypatch.undo()
+    assert len(calls) == min(call + 1, NUM_CALLS[name])
+    found = CheckpointStore(tmp_path, IDENTITY).load()
+    assert found is not None
+    # The last fsync is that of the folder, after the rename: by then the new one counts.
+    index_was_replaced = not failed or (name == "fsync" and call == 3)
+    assert found.state["step"] == (3 if index_was_replaced else 2)
+
+
+def test_the_first_write_that_fails_says_that_there_is_none(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "c", IDENTITY)
+    with file_size_limit(1000), pytest.raises(CheckpointError, match="there is no earlier one"):
+        store.save(1, tensors(1.0), {})
+    assert store.load() is None
+
+
+def test_what_a_killed_save_left_is_ignored_then_removed(tmp_path: Path) -> None:
+    store = store_of_two_steps(tmp_path)
+    (tmp_path / "step-000000003.safetensors.partial").write_bytes(b"half")
+    (tmp_path / "step-000000003.safetensors").write_bytes(b"whole but not taken over")
+    (tmp_path / "checkpoint.json.partial").write_bytes(b"{")
+    (tmp_path / "notes.txt").write_text("not ours")
+    assert_step_two_is_whole_despite_leftovers(store)
+    store.save(4, tensors(4.0), {})
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "checkpoint.json", "step-000000004.safetensors", "notes.txt"
+    }  # fmt: skip
+
+
+def assert_step_two_is_whole_despite_leftovers(store: CheckpointStore) -> None:
+    found = store.load()
+    assert found is not None
+    assert found.state["step"] == 2
+
+
+def test_discard_keeps_what_the_checkpoint_on_disk_names(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, IDENTITY)
+    first = store.write("best-1.safetensors", tensors(1.0))
+    store.save(1, tensors(1.0), {}, first)
+    second = store.write("best-2.safetensors", tensors(2.0))
+    store.discard(first)  # the checkpoint of step 1 still needs it
+    third = store.write("best-3.safetensors", tensors(3.0))
+    store.discard(second)
+    assert not (tmp_path / second.name).exists()
+    assert store.load() is not None
+    store.save(3, tensors(3.0), {}, third)
+    assert not (tmp_path / first.name).exists()
+
+
+def test_remove(tmp_path: Path) -> None:
+    store = store_of_two_steps(tmp_path / "c")
+    store.remove()
+    assert not (tmp_path / "c").exists()
+    store.remove()
+
+
+def test_state_must_be_json(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        CheckpointStore(tmp_path, IDENTITY).save(1, {}, {"loss": float("nan")})
+
+
+def test_differences_names_what_differs() -> None:
+    assert differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4}) == [
+        "a.c is 2 there and 3 here",
+        "d is None there and 4 here",
+    ]
+    assert differences(IDENTITY, IDENTITY) == []
+
+
+def test_atomic_files(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    write_atomically(path, b"one")
+    with file_size_limit(2), pytest.raises(OSError, match="File too large"):
+        write_atomically(path, b"three")
+    assert path.read_bytes() == b"one"
+    copy_atomically(path, tmp_path / "y")
+    path.unlink()
+    assert (tmp_path / "y").read_bytes() == b"one"
+    assert [p.name for p in tmp_path.iterdir()] == ["y"]

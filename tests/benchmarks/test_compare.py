@@ -1,0 +1,296 @@
+"""compare.py with a runner that trains nothing: what is run, where, and what is run again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from compactrec.benchmarks.choices import parse_method
+from compactrec.benchmarks.compare import TRIALS, CompareRequest, compare
+from compactrec.benchmarks.config import TrainConfig
+from compactrec.benchmarks.plans import plan_bytes
+from compactrec.benchmarks.report import write_report
+from compactrec.benchmarks.result import Result
+from compactrec.benchmarks.study import CompareFile, load_study
+from compactrec.embeddings import Plan, get_method, method_names
+from tests.benchmarks.fake_runs import fake_data, fake_result
+
+QUIET = Console(quiet=True)
+BASELINES = [n for n in method_names() if get_method(n).baseline and n != "full"]
+OTHER = next(n for n in method_names() if not get_method(n).baseline)
+"""Some method that is no baseline; which one does not matter here."""
+
+
+class Recorder:
+    """A runner that writes a fake result; runs in `failing` raise instead."""
+
+    def __init__(self, failing: Callable[[TrainConfig], bool] = lambda _: False) -> None:
+        self.configs: list[TrainConfig] = []
+        self.failing = failing
+
+    def __call__(self, config: TrainConfig) -> Result:
+        self.configs.append(config)
+        if self.failing(config):
+            raise RuntimeError("the loss is NaN at step 3")
+        noise = 0.3 if config.budget_bytes is None else 1e5 / config.budget_bytes
+        noise += abs(config.table_learning_rate - 0.06)  # the setting "tables x3" is the best
+        assert config.method is not None
+        return fake_result(
+            config.out, config.method, config.budget_bytes, config.seed, noise, num_rows=300
+        )
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> TrainConfig:
+    data = fake_data(tmp_path / "data")
+    return TrainConfig(data=data, out=tmp_path / "out", method="full", table_learning_rate=0.02)
+
+
+def run(base: TrainConfig, runner: Recorder, **request: object) -> CompareFile:
+    wanted = CompareRequest.model_validate({"budgets": ("1/4",), "num_seeds": 2, **request})
+    return compare(wanted, base, runner=runner, console=QUIET)
+
+
+def test_baselines_are_always_there_and_full_is_trained_once_per_seed(base: TrainConfig) -> None:
+    runner = Recorder()
+    file = run(base, runner, methods=(OTHER,), budgets=("1/4", "1/8"))
+    cells = [(c.method, c.budget) for c in file.cells]
+    assert "hash" in BASELINES
+    assert cells[0] == ("full", None)
+    assert sorted(cells[1:]) == sorted((m, b) for m in [*BASELINES, OTHER] for b in ("1/4", "1/8"))
+    trained = [(c.method, c.budget_bytes, c.seed) for c in runner.configs]
+    assert len(trained) == len(set(trained)) == 2 * len(cells)
+    assert trained.count(("full", None, 0)) == 1
+    assert {r.status for c in file.cells for r in c.runs} == {"done"}
+
+
+def test_no_method_means_every_registered_one(base: TrainConfig) -> None:
+    file = run(base, Recorder(), methods=())
+    assert sorted(c.method for c in file.cells) == sorted(method_names())
+
+
+def test_serving_bytes_hold_everything_and_stay_within_the_budget(base: TrainConfig) -> None:
+    runner = Recorder()
+    file = run(base, runner, methods=())
+    assert file.full_serving_bytes is not None
+    budget = file.full_serving_bytes // 4
+    for config in runner.configs:
+        assert config.plan is not None
+        serving = plan_bytes(config, Plan.load(config.plan)).serving_bytes
+        if config.method == "full":
+            assert serving == file.full_serving_bytes
+        else:
+            assert config.budget_bytes == budget
+            assert 0.5 * budget < serving <= budget
+
+
+def test_all_runs_share_settings_and_seeds_alone_differ_within_a_cell(base: TrainConfig) -> None:
+    runner = Recorder()
+    run(base, runner, methods=("hash",))
+    own = {"method", "budget_bytes", "options", "seed"}
+    settings = [{k: v for k, v in c.resolved().items() if k not in own} for c in runner.configs]
+    assert all(s == settings[0] for s in settings)
+    assert sorted(c.seed for c in runner.configs if c.method == "hash") == [0, 1]
+    assert len({c.plan for c in runner.configs if c.method == "hash"}) == 1
+
+
+def test_the_same_request_again_runs_nothing(base: TrainConfig) -> None:
+    first = run(base, Recorder(), methods=("hash",))
+    again = Recorder()
+    assert run(base, again, methods=("hash",)) == first
+    assert again.configs == []
+
+
+def test_more_seeds_and_methods_run_only_what_is_new(base: TrainConfig) -> None:
+    run(base, Recorder(), methods=("hash",))
+    more = Recorder()
+    file = run(base, more, methods=("hash", OTHER), num_seeds=3)
+    assert {(c.method, c.seed) for c in more.configs} == {
+        *((m, 2) for m in ["full", *BASELINES]),
+        *((OTHER, s) for s in range(3)),
+    }
+    assert {r.status for c in file.cells for r in c.runs} == {"done"}
+
+
+def test_other_settings_never_reuse_a_result(base: TrainConfig) -> None:
+    first = Recorder()
+    run(base, first)
+    changed = Recorder()
+    run(base.model_copy(update={"epochs": 2}), changed)
+    assert len(changed.configs) == len(first.configs)
+    assert not {c.out for c in first.configs} & {c.out for c in changed.configs}
+
+
+def test_an_interrupted_run_is_given_the_same_folder_again(base: TrainConfig) -> None:
+    """The runner finds its checkpoint there."""
+
+    class Interrupted(Recorder):
+        def __call__(self, config: TrainConfig) -> Result:
+            if len(self.configs) == 3:
+                self.configs.append(config)
+                raise KeyboardInterrupt
+            return super().__call__(config)
+
+    first = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        run(base, first)
+    file = CompareFile.load(base.out)
+    assert sum(r.status == "done" for c in file.cells for r in c.runs) == 3
+    second = Recorder()
+    run(base, second)
+    assert second.configs[0].out == first.configs[3].out
+    assert len(second.configs) == 2 * len(file.cells) - 3
+
+
+def test_a_method_that_does_not_fit_is_recorded_with_its_reason(base: TrainConfig) -> None:
+    runner = Recorder()
+    file = run(base, runner, methods=(OTHER,), budgets=("1/4", "300B"))
+    small = {c.method: c for c in file.cells if c.budget == "300 B"}["hash"]
+    assert small.runs == ()
+    assert small.reason is not None
+    assert "raise the budget" in small.reason
+    assert not any(c.method == "hash" and c.budget_bytes == 300 for c in runner.configs)
+    report = write_report([base.out], base.out, num_resamples=5)
+    assert small.reason in report.html.read_text().replace("&#39;", "'")
+    assert "No result for hash at 300 B" in report.markdown.read_text()
+
+
+def test_a_failing_run_stops_no_other_and_is_tried_again(base: TrainConfig) -> None:
+    failing = Recorder(lambda c: c.method == "hash" and c.seed == 1)
+    file = run(base, failing)
+    (hash_cell,) = [c for c in file.cells if c.method == "hash"]
+    assert [r.status for r in hash_cell.runs] == ["done", "failed"]
+    assert hash_cell.runs[1].reason == "RuntimeError: the loss is NaN at step 3"
+    assert sum(r.status == "done" for c in file.cells for r in c.runs) == 2 * len(file.cells) - 1
+    again = Recorder()
+    run(base, again)
+    assert [(c.method, c.seed) for c in again.configs] == [("hash", 1)]
+
+
+def test_a_bug_in_the_runner_is_not_swallowed(base: TrainConfig) -> None:
+    def broken(config: TrainConfig) -> Result:
+        raise TypeError("a bug")
+
+    with pytest.raises(TypeError, match="a bug"):
+        compare(CompareRequest(budgets=("1/4",)), base, runner=broken, console=QUIET)
+
+
+def test_tuning_gives_every_method_the_same_trials_and_chooses_by_validation(
+    base: TrainConfig,
+) -> None:
+    runner = Recorder()
+    file = run(base, runner, methods=("hash",), num_trials=3)
+    names = list(TRIALS)[:3]
+    for cell in file.cells:
+        assert [t.name for t in cell.trials] == names
+        best = max(cell.trials, key=lambda t: t.validation_auc or 0)
+        assert cell.trial == best.name == "tables x3"
+    trials = [c for c in runner.configs if c.out.parent.name == "trials"]
+    assert len(trials) == 3 * len(file.cells)
+    assert {c.seed for c in trials} == {2}, "trials have a seed of their own"
+    final = [c for c in runner.configs if c.out.parent.name == "runs"]
+    assert {c.seed for c in final} == {0, 1}
+    assert all(c.table_learning_rate == pytest.approx(0.06) for c in final)
+
+
+def test_trials_do_not_look_at_test_rows(base: TrainConfig) -> None:
+    """The choice stays the same when test AUC says the opposite of validation AUC."""
+
+    class Lying(Recorder):
+        def __call__(self, config: TrainConfig) -> Result:
+            result = super().__call__(config)
+            if config.out.parent.name == "trials":
+                test = result.test.model_copy(update={"auc": 1 - result.validation.auc})
+                result = result.model_copy(update={"test": test})
+                result.save(config.out)
+            return result
+
+    file = run(base, Lying(), num_trials=3)
+    assert {c.trial for c in file.cells} == {"tables x3"}
+
+
+def test_a_cell_whose_trials_all_fail_is_recorded(base: TrainConfig) -> None:
+    file = run(base, Recorder(lambda c: c.method == "hash"), num_trials=2)
+    (cell,) = [c for c in file.cells if c.method == "hash"]
+    assert cell.reason == "every trial failed: RuntimeError: the loss is NaN at step 3"
+    assert cell.runs == ()
+
+
+def test_other_data_in_the_same_folder_is_refused_by_name(
+    base: TrainConfig, tmp_path: Path
+) -> None:
+    run(base, Recorder())
+    other = fake_data(tmp_path / "other", name="other clicks")
+    with pytest.raises(ValueError, match=r"comparison on other data: fake .* this is other clicks"):
+        run(base.model_copy(update={"data": other}), Recorder())
+
+
+def test_methods_with_options_are_cells_of_their_own(base: TrainConfig) -> None:
+    runner = Recorder()
+    file = run(base, runner, methods=("hash:sign=true", "hash"))
+    baseline = {c.method: c.baseline for c in file.cells if c.method.startswith("hash")}
+    assert baseline == {"hash:sign=true": False, "hash": True}
+    options = {c.method: c.options for c in runner.configs if "sign" in c.out.name}
+    assert options == {"hash": {"sign": True}}
+    assert len({c.out for c in runner.configs if c.method == "hash"}) == 4
+    study = load_study([base.out])
+    assert sum(c.method.startswith("hash") for c in study.cells) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "options", "threshold"),
+    [
+        ("hash", "hash", {}, None),
+        ("hash:sign=true", "hash", {"sign": True}, None),
+        ("hash:hash=mod:threshold=0", "hash", {"hash": "mod"}, 0),
+        (" hash : seed = 3 ", "hash", {"seed": 3}, None),
+    ],
+)
+def test_parse_method(text: str, name: str, options: dict[str, object], threshold: int) -> None:
+    choice = parse_method(text)
+    assert (choice.name, choice.options, choice.threshold) == (name, options, threshold)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("hashing", r"unknown method 'hashing': there are full, .*hash"),
+        ("hash:sign", r"'sign' is not an option; write 'name:key=value'"),
+        ("hash:sing=true", r"hash: option sing: .*options are: hash, sign, seed"),
+        ("hash:threshold=many", r"threshold must be a whole number"),
+    ],
+)
+def test_parse_method_says_what_is_wrong(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_method(text)
+
+
+def test_budgets_that_are_the_same_number_of_bytes_are_one(base: TrainConfig) -> None:
+    file = run(base, Recorder(), methods=("hash",), budgets=("1/4", "0.25x", "25%"))
+    assert {c.budget for c in file.cells} == {None, "1/4"}
+
+
+def test_two_jobs_at_once_give_the_same_files(base: TrainConfig) -> None:
+    """In processes of their own; the runner must be importable there."""
+    request = CompareRequest(budgets=("1/4",), num_seeds=1, num_jobs=2)
+    file = compare(request, base, runner=importable_runner, console=QUIET)
+    assert {r.status for c in file.cells for r in c.runs if c.method != "hash"} == {"done"}
+    (failed,) = [r for c in file.cells for r in c.runs if r.status == "failed"]
+    assert failed.reason == "hash does not like this"
+    result = json.loads((base.out / file.cells[0].runs[0].path / "result.json").read_text())
+    assert result["method"] == "full"
+
+
+def importable_runner(config: TrainConfig) -> Result:
+    """Used by processes that import this module."""
+    if config.method == "hash":
+        raise ValueError("hash does not like this")
+    assert config.num_threads is not None
+    assert config.method is not None
+    return fake_result(
+        config.out, config.method, config.budget_bytes, config.seed, 0.5, num_rows=300
+    )

@@ -1,0 +1,84 @@
+"""The training config and the learning-rate schedule: what is allowed, and what they resolve to."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from compactrec.benchmarks.config import TrainConfig
+from compactrec.benchmarks.schedule import LearningRateSchedule
+
+CONFIGS = sorted((Path(__file__).resolve().parents[2] / "benchmarks/configs").glob("*.toml"))
+
+
+def config(**changes: Any) -> TrainConfig:
+    return TrainConfig.model_validate({"data": "d", "out": "o", "method": "full", **changes})
+
+
+def test_there_are_example_configs() -> None:
+    assert CONFIGS
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_example_configs_parse(path: Path) -> None:
+    TrainConfig.model_validate(tomllib.loads(path.read_text()))
+
+
+def test_round_trip_through_json() -> None:
+    given = config(bottom=(8, 4), options={"operation": "product"}, method="hash", budget_bytes=9)
+    assert TrainConfig.model_validate_json(given.model_dump_json()) == given
+
+
+def test_resolved_leaves_out_places_and_cosmetics_alone() -> None:
+    everything = set(TrainConfig.model_fields)
+    left_out = everything - set(config().resolved())
+    assert left_out == {
+        "data", "out", "plan", "quiet", "keep_model",
+        "checkpoint_every_seconds", "checkpoint_every_steps",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": None}, "neither a plan nor a method was given"),
+        ({"method": "hash"}, "method 'hash' needs 'budget_bytes'; only 'full'"),
+        (
+            {"engine": "eager", "table_optimizer": "rowwise_adagrad"},
+            "engine 'eager' has no 'rowwise_adagrad'; use engine 'fused'",
+        ),
+        ({"batch_sise": 3}, "Extra inputs are not permitted"),
+        ({"dense_learning_rate": 0}, "greater than 0"),
+        ({"schedule": {"warmup_steps": 5, "num_decay_steps": 3}}, "start it at 5 or later"),
+    ],
+)
+def test_what_is_not_allowed(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        config(**changes)
+
+
+def test_a_config_is_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        config().seed = 1
+
+
+def test_schedule_is_constant_by_default() -> None:
+    schedule = LearningRateSchedule()
+    assert [schedule.rate(0.3, step) for step in (1, 10, 10**6)] == [0.3] * 3
+
+
+def test_schedule_warms_up_stays_decays_and_freezes() -> None:
+    schedule = LearningRateSchedule(warmup_steps=4, decay_start_step=6, num_decay_steps=2)
+    rates = [schedule.rate(8.0, step) for step in range(1, 11)]
+    # 8 t / 4, then 8, then 8 ((2 - 0) / 2)^2 and 8 ((2 - 1) / 2)^2, which it keeps
+    assert rates == [2.0, 4.0, 6.0, 8.0, 8.0, 8.0, 2.0, 2.0, 2.0, 2.0]
+
+
+def test_schedule_without_warm_up_decays_to_the_floor_at_most() -> None:
+    schedule = LearningRateSchedule(num_decay_steps=10_000)
+    assert schedule.rate(0.1, 5_000) == pytest.approx(0.1 / 4)
+    assert schedule.rate(0.1, 9_999) == pytest.approx(1e-7)
+    assert schedule.rate(0.1, 10**9) == pytest.approx(1e-7)
+    assert schedule.rate(100.0, 10**9) == pytest.approx(1e-6)

@@ -1,0 +1,353 @@
+"""The command line: what it prints, what it writes, its exit codes, and errors in words."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from compactrec import __version__, cli
+from compactrec.benchmarks.study import CompareFile
+from compactrec.embeddings import get_method, method_names
+from tests.benchmarks.fake_runs import fake_data, fake_result
+from tests.benchmarks.folder import write_folder
+
+COMMANDS = ("methods", "prepare", "plan", "train", "compare", "report", "demo")
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return fake_data(tmp_path / "data")
+
+
+def call(capsys: Captured, *words: object) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of one command."""
+    capsys.readouterr()
+    code = cli.main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def python(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    source = str(Path(cli.__file__).resolve().parents[1])
+    env = {**os.environ, "PYTHONPATH": source, **environment}
+    return subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, env=env, timeout=120, check=False
+    )
+
+
+# -- the frame -----------------------------------------------------------------------------------
+
+
+def test_help_lists_every_command(capsys: Captured) -> None:
+    code, out, _ = call(capsys, "--help")
+    assert code == 0
+    assert re.findall(r"^  ([a-z]+)  ", out, re.MULTILINE) == list(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(capsys: Captured, command: str) -> None:
+    code, out, _ = call(capsys, command, "--help")
+    assert code == 0
+    assert f"Usage: compactrec {command}" in out
+
+
+def test_version(capsys: Captured) -> None:
+    assert call(capsys, "--version")[:2] == (0, f"compactrec {__version__}\n")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = ("torch", "numpy", "matplotlib", "scipy", "polars", "pyarrow", "torchrec")
+    program = (
+        "import sys; from compactrec.cli import main; code = main(['compare', '--help']); "
+        f"sys.exit(code or [m for m in {heavy} if m in sys.modules] or 0)"
+    )
+    run = python("-c", program)
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize(
+    ("package", "words", "message"),
+    [
+        ("typer", ["methods"], "needs 'typer', which is not installed; .*compactrec[study]"),
+        ("rich", ["methods"], "needs 'rich', which is not installed; .*compactrec[study]"),
+        ("torchrec", ["train", "--data", "x", "--out", "y", "--plan", "z"], "torchrec"),
+    ],
+)
+def test_a_missing_package_is_named_with_what_to_install(
+    package: str, words: list[str], message: str
+) -> None:
+    program = (
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.partition('.')[0] == {package!r}:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "from compactrec.cli import main\n"
+        f"sys.exit(main({words!r}))\n"
+    )
+    run = python("-c", program)
+    assert run.returncode == 1
+    assert "Traceback" not in run.stderr
+    assert re.search(message.replace("[", r"\["), run.stderr)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["plann"], "No such command 'plann'"),
+        (["plan", "--method", "hash", "--budget", "1/4"], "Missing option '--data'"),
+        (
+            ["compare", "--data", "x", "--budget", "1/4", "--seeds", "0"],
+            "Invalid value for '--seeds'",
+        ),
+        (["report", "--wrong"], "No such option"),
+    ],
+)
+def test_a_wrong_command_line_is_usage_and_exits_with_2(
+    capsys: Captured, words: list[str], message: str
+) -> None:
+    code, _, err = call(capsys, *words)
+    assert code == 2
+    assert message in err
+    assert "Usage:" in err
+
+
+def test_errors_are_words_and_debug_shows_the_traceback(capsys: Captured) -> None:
+    words = ("plan", "--data", "nowhere", "--method", "hash", "--budget", "1/4")
+    code, _, err = call(capsys, *words)
+    assert code == 1
+    assert err == (
+        "error: nowhere is not a data folder: it has no manifest.json; make one with "
+        "'compactrec prepare'\n"
+    )
+    with pytest.raises(ValueError, match="nowhere is not a data folder"):
+        cli.main([*words, "--debug"])
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr("compactrec.benchmarks.show.methods_table", broken)
+    with pytest.raises(KeyError, match="a bug"):
+        cli.main(["methods"])
+
+
+def test_an_interrupt_ends_without_a_traceback(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("compactrec.benchmarks.show.methods_table", interrupted)
+    code, _, err = call(capsys, "methods")
+    assert code == 130
+    assert "the same command goes on" in err
+
+
+def test_several_wrong_fields_are_all_named(capsys: Captured, tmp_path: Path, data: Path) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text("epoch = 3\nbatch_size = 0\n")
+    words = ("--data", data, "--out", tmp_path / "o", "--method", "full", "--config", config)
+    code, _, err = call(capsys, "train", *words)
+    assert code == 1
+    assert "epoch: Extra inputs are not permitted" in err
+    assert "batch_size: Input should be greater than or equal to 1, got 0" in err
+
+
+# -- methods, plan -------------------------------------------------------------------------------
+
+
+def test_methods_shows_what_the_registry_holds(capsys: Captured) -> None:
+    code, out, _ = call(capsys, "methods")
+    assert code == 0
+    for name in method_names():
+        method = get_method(name)
+        assert f" {name} " in out
+        assert method.title in out
+        for option in method.options.model_fields:
+            assert f"{option} = " in out
+    assert "sign = boolean [false]" in out
+    assert "hash = mix | mod [mix]" in out
+
+
+def test_plan_writes_a_plan_and_shows_its_bytes(
+    capsys: Captured, tmp_path: Path, data: Path
+) -> None:
+    from compactrec.embeddings import Plan, size
+
+    path = tmp_path / "new" / "plan.json"
+    words = ("--data", data, "--method", "hash:sign=true", "--budget", "1/4", "-o", path)
+    code, out, _ = call(capsys, "plan", *words)
+    assert code == 0
+    plan = Plan.load(path)
+    assert size(plan).serving_bytes <= 5940 * 16 * 4 / 4 + 1000
+    assert {g.config.method for g in plan.groups} == {"hash", "full"}
+    for feature in plan.features:
+        assert feature.name in out
+    rows = size(plan).groups[-1].num_rows
+    assert f"{rows:,} x 16" in out
+    assert "4x" in out
+
+
+@pytest.mark.parametrize(
+    ("method", "budget", "message"),
+    [
+        ("hashing", "1/4", r"unknown method 'hashing': there are .*full.*hash"),
+        ("hash", "64", r"budget '64' has no unit"),
+        ("hash", "2x", r"at most 1"),
+        ("hash", "100B", r"hash: .*raise the budget"),
+        ("hash:sing=1", "1/4", r"hash: option sing"),
+    ],
+)
+def test_plan_errors(capsys: Captured, data: Path, method: str, budget: str, message: str) -> None:
+    code, _, err = call(capsys, "plan", "--data", data, "--method", method, "--budget", budget)
+    assert code == 1
+    assert re.search(message, err)
+
+
+# -- train, compare, report ----------------------------------------------------------------------
+
+
+def test_train_wants_a_plan_or_a_method(capsys: Captured, tmp_path: Path, data: Path) -> None:
+    words = ("train", "--data", data, "--out", tmp_path / "run")
+    assert "give either --plan FILE, or --method NAME" in call(capsys, *words)[2]
+    assert "needs 'budget_bytes'" in call(capsys, *words, "--method", "hash")[2]
+    both = (*words, "--plan", tmp_path / "p.json", "--budget", "1/4")
+    assert "a plan file has its size already" in call(capsys, *both)[2]
+
+
+def test_compare_then_report_end_to_end(capsys: Captured, tmp_path: Path) -> None:
+    """Real training, as small as it can be."""
+    data, out = write_folder(tmp_path / "clicks"), tmp_path / "runs"
+    config = tmp_path / "small.toml"
+    config.write_text("bottom = [8]\ntop = [8, 1]\nthreshold = 0\nnum_threads = 1\n")
+    words = (
+        "compare", "--data", data, "--methods", "hash", "--budget", "1/2", "--seeds", 2,
+        "--out", out, "--config", config, "--dim", 8, "--batch-size", 128,
+    )  # fmt: skip
+    code, printed, err = call(capsys, *words)
+    assert code == 0, err
+    assert "Test AUC" in printed
+    for name in ("compare.json", "report.html", "report.md", "report.png", "summary.json"):
+        assert (out / name).is_file()
+        assert name == "compare.json" or str(out / name) in printed
+    made = {p: p.stat().st_mtime_ns for p in out.rglob("result.json")}
+    summary = json.loads((out / "summary.json").read_text())
+    assert [r["seeds"] for r in summary["rows"]] == [[0, 1]] * len(summary["rows"])
+    assert summary["config"]["dim"] == 8
+
+    code, again, _ = call(capsys, *words)
+    assert code == 0
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("result.json")} == made
+    assert "samples" in again
+
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- results:begin -->\n<!-- results:end -->\n")
+    code, _, _ = call(capsys, "report", out, "--out", tmp_path / "r", "--readme", readme)
+    assert code == 0
+    assert (tmp_path / "r" / "report.html").is_file()
+    assert "| hash (baseline) | 1/2 |" in readme.read_text()
+
+
+def test_a_failed_run_is_an_exit_code_of_1_and_a_report(
+    capsys: Captured, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fake_train(config):  # type: ignore[no-untyped-def]
+        if config.method == "hash":
+            raise ValueError("the loss is [red]NaN[/red]")
+        return fake_result(config.out, config.method, config.budget_bytes, config.seed, 1.0)
+
+    monkeypatch.setattr("compactrec.benchmarks.train.train", fake_train)
+    out = tmp_path / "runs"
+    words = ("compare", "--data", data, "--methods", "hash", "--budget", "1/4,1/8", "--seeds", 1)
+    code, printed, err = call(capsys, *words, "--out", out)
+    assert code == 1
+    assert "2 run(s) failed" in err
+    assert "hash at 1/4, seed 0: failed: the loss is [red]NaN[/red]" in printed
+    assert "No result for hash at 1/4 of full" in printed
+    assert CompareFile.load(out).num_failed == 2
+
+
+def test_report_of_nothing(capsys: Captured, tmp_path: Path) -> None:
+    code, _, err = call(capsys, "report", tmp_path)
+    assert code == 1
+    assert "run 'compactrec compare' or 'compactrec train' first" in err
+
+
+# -- prepare, demo -------------------------------------------------------------------------------
+
+
+def _criteo(path: Path, num_rows: int = 420) -> Path:
+    lines = []
+    for i in range(num_rows):
+        dense = [str((i * 7 + j) % 50) for j in range(13)]
+        sparse = [f"{(i * (j + 3)) % (5 + 40 * j):08x}" for j in range(26)]
+        lines.append("\t".join([str(int(i % 3 == 0)), *dense, *sparse]))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_prepare_makes_a_folder_and_says_what_is_in_it(capsys: Captured, tmp_path: Path) -> None:
+    raw, out = _criteo(tmp_path / "train.txt"), tmp_path / "data"
+    words = ("prepare", "criteo", raw, "--out", out, "--test", "100", "--validation", "1/10")
+    code, printed, err = call(capsys, *words)
+    assert code == 0, err
+    assert re.search(r"train +278 ", printed)
+    assert re.search(r"validation +42 ", printed)
+    assert re.search(r"test +100 ", printed)
+    code, _, err = call(capsys, *words)
+    assert code == 1
+    assert "is a data folder already" in err
+    assert call(capsys, *words, "--overwrite")[0] == 0
+
+
+def test_prepare_names_file_and_line_of_a_bad_row(capsys: Captured, tmp_path: Path) -> None:
+    raw = _criteo(tmp_path / "train.txt")
+    lines = raw.read_text().splitlines()
+    lines[6] = lines[6].rsplit("\t", 1)[0]
+    raw.write_text("\n".join(lines))
+    code, _, err = call(capsys, "prepare", "criteo", raw, "--out", tmp_path / "data")
+    assert code == 1
+    assert re.search(r"train\.txt.*7", err)
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+def test_demo_runs_every_method_and_goes_on(
+    capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, from_file: bool
+) -> None:
+    """All of the demo but the training."""
+    calls = []
+
+    def fake_train(config):  # type: ignore[no-untyped-def]
+        calls.append(config)
+        noise = 0.3 if config.budget_bytes is None else 1.0
+        return fake_result(config.out, config.method, config.budget_bytes, config.seed, noise)
+
+    monkeypatch.setattr("compactrec.benchmarks.train.train", fake_train)
+    monkeypatch.setattr("compactrec.benchmarks.demo.NUM_ROWS", 20_000)
+    out = tmp_path / "demo"
+    words = ["demo", "--out", str(out), "--jobs", "1"]
+    if from_file:
+        words += ["--data", str(_criteo(tmp_path / "train.txt", 2100)), "--max-rows", "2000"]
+    code, printed, err = call(capsys, *words)
+    assert code == 0, err
+    methods = {c.method for c in calls}
+    assert methods == set(method_names())
+    assert "report.png" in printed
+    folder = out / ("train-2000" if from_file else "synthetic")
+    rows = json.loads((folder / "summary.json").read_text())["data"]["num_rows"]
+    assert sum(rows.values()) == (2000 if from_file else 20_000)
+    num_calls = len(calls)
+    code, _, _ = call(capsys, *words)
+    assert code == 0
+    assert len(calls) == num_calls

@@ -1,0 +1,141 @@
+"""A method is its own files and two lines: without them the rest passes its tests."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from compactrec.embeddings import get_method, method_names
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = ("benchmarks", "data", "docs", "embeddings", "models", "requirements", "src", "tests")
+FILES = ("CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "pyproject.toml")
+
+# Full tables are what every other method keeps for small features: part of the base.
+REMOVABLE = [name for name in method_names() if name != "full"]
+# The whole suite runs without this one; the others are looked through without running.
+REMOVED_AND_RUN = "unified"
+
+
+def file_stem(method: str) -> str:
+    """Name of the method's module: ``hashed`` for ``hash``."""
+    return Path(inspect.getfile(get_method(method).config)).stem
+
+
+def own_files(root: Path, method: str) -> list[Path]:
+    """The files that belong to a method and to nothing else."""
+    stem = file_stem(method)
+    patterns = (
+        f"embeddings/{stem}.py",
+        f"embeddings/{stem}_*.py",
+        f"tests/methods/{stem}.py",
+        f"tests/embeddings/test_{stem}.py",
+        f"tests/embeddings/test_{stem}_*.py",
+        f"tests/reference/{stem}.py",
+        f"tests/reference/test_golden_{stem}.py",
+        f"docs/methods/{method}.md",
+    )
+    return [path for pattern in patterns for path in sorted(root.glob(pattern))]
+
+
+def without_import(source: str, stem: str) -> str:
+    """``embeddings/__init__.py`` without what it imports from the method's modules."""
+    lines = source.splitlines()
+    for node in reversed(ast.parse(source).body):
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        if re.fullmatch(rf"compactrec\.embeddings\.{stem}(_\w+)?", node.module or ""):
+            del lines[node.lineno - 1 : node.end_lineno]
+            names = {f'"{alias.name}",' for alias in node.names}
+            lines = [line for line in lines if line.strip() not in names]
+    return "\n".join(lines) + "\n"
+
+
+def edit(path: Path, pattern: str, times: int) -> None:
+    """Remove the lines that match; exactly ``times`` of them."""
+    lines = path.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if not re.search(pattern, line)]
+    assert len(lines) - len(kept) == times, f"{path.name}: {pattern!r} is not there {times} times"
+    path.write_text("".join(kept))
+
+
+def remove(root: Path, method: str) -> None:
+    """Take a method out of a copy of the project."""
+    stem = file_stem(method)
+    files = own_files(root, method)
+    assert root / "embeddings" / f"{stem}.py" in files
+    for path in files:
+        path.unlink()
+    init = root / "embeddings" / "__init__.py"
+    shorter = without_import(init.read_text(), stem)
+    assert shorter != init.read_text()
+    init.write_text(shorter)
+    edit(root / "tests" / "cases.py", rf'^\s*cases_of\("{stem}"\),$', times=1)
+    edit(root / "README.md", rf"^\| \[`{method}`\]\(docs/methods/", times=1)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The project without what is built, in a folder of its own."""
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "results")
+    for folder in FOLDERS:
+        shutil.copytree(ROOT / folder, tmp_path / folder, symlinks=True, ignore=ignored)
+    for file in FILES:
+        shutil.copy(ROOT / file, tmp_path / file)
+    return tmp_path
+
+
+@pytest.mark.parametrize("method", REMOVABLE)
+def test_nothing_else_imports_a_method(method: str) -> None:
+    stem = file_stem(method)
+    own = {
+        *own_files(ROOT, method),
+        ROOT / "embeddings" / "__init__.py",
+        ROOT / "tests" / "cases.py",
+    }
+    pattern = re.compile(
+        rf"(compactrec\.embeddings|tests\.(methods|reference|embeddings))\.(test_)?{stem}\b"
+        rf"|from tests\.reference import \b{stem}\b|\b{get_method(method).config.__name__}\b"
+    )
+    named = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for folder in FOLDERS
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        if path not in own
+        for number, line in enumerate(path.read_text().splitlines(), start=1)
+        if pattern.search(line)
+    ]
+    assert named == [], f"besides its own files, {method} may be named in two lines only"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_suite_passes_without_a_method(copy: Path) -> None:
+    remove(copy, REMOVED_AND_RUN)
+    env = {**os.environ, "PYTHONPATH": str(copy / "src")}
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow and not dist"]
+    # What is about the repository or the environment is as it was.
+    skipped = [
+        f"--ignore=tests/{name}.py" for name in ("test_removal", "test_layout", "test_requirements")
+    ]
+    command = [sys.executable, "-m", "pytest", *options, *skipped]
+    run = subprocess.run(command, cwd=copy, env=env, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-1000:]
+    listed = "import compactrec.embeddings as e; print(*e.method_names())"
+    names = subprocess.run(
+        [sys.executable, "-c", listed],
+        cwd=copy,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert names.stdout.split() == [name for name in method_names() if name != REMOVED_AND_RUN]
