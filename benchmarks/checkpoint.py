@@ -208,10 +208,14 @@ def copy_atomically(source: Path, path: Path) -> None:
     partial = path.with_name(path.name + _PARTIAL)
     partial.unlink(missing_ok=True)
     try:
-        os.link(source, partial)
-    except OSError:
-        shutil.copyfile(source, partial)
-    _rename(partial, path)
+        try:
+            os.link(source, partial)
+        except OSError:
+            shutil.copyfile(source, partial)
+        _rename(partial, path)
+    finally:
+        # Renaming a link to the file that is there already does nothing, by POSIX.
+        partial.unlink(missing_ok=True)
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:

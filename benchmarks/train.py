@@ -17,7 +17,6 @@ import time
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +51,12 @@ from compactrec.benchmarks.result import (
     Result,
     finished_result,
 )
+from compactrec.benchmarks.stopping import (
+    TrainingCollapsed,
+    TrainingDiverged,
+    check_learning,
+    place,
+)
 from compactrec.data.loader import BatchLoader
 from compactrec.data.manifest import Manifest
 from compactrec.embeddings import CompressedEmbeddingBagCollection, FusedOptimizer, Plan
@@ -59,18 +64,9 @@ from compactrec.models.dlrm import DLRM
 
 __all__ = ["TrainingCollapsed", "TrainingDiverged", "build_model", "predict", "train"]
 
-COLLAPSED_AUC, COLLAPSED_MARGIN = 0.5, 0.001
 SHOW_EVERY_SECONDS = 0.5
 
 Floats = npt.NDArray[np.float32]
-
-
-class TrainingDiverged(RuntimeError):
-    """The loss or a prediction is NaN or infinite."""
-
-
-class TrainingCollapsed(RuntimeError):
-    """The model has learned nothing: its validation AUC is that of chance."""
 
 
 @dataclass
@@ -104,12 +100,17 @@ def train(config: TrainConfig) -> Result:
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     manifest = Manifest.load(config.data)
+    for split in ("train", "validation", "test"):  # now, not after hours of training
+        if split not in manifest.splits or not manifest.splits[split].num_rows:
+            raise ValueError(f"{config.data} has no {split} rows; prepare it with all three splits")
     plan = resolve_plan(config, manifest)
     identity = {"config": config.resolved(), "plan": plan.to_json(), "data": manifest.sha256()}
+    store = CheckpointStore(config.out / "checkpoint", identity)
     if (done := finished_result(config.out, identity)) is not None:
+        store.remove()  # where the run was killed after its result, before clearing up
         return done
     config.out.mkdir(parents=True, exist_ok=True)
-    run = _start(config, manifest, plan, identity)
+    run = _start(config, manifest, plan, store)
     _fit(run)
     return _finish(run, manifest, plan)
 
@@ -138,7 +139,7 @@ def build_model(
     return model, embeddings
 
 
-def _start(config: TrainConfig, manifest: Manifest, plan: Plan, identity: dict[str, Any]) -> Run:
+def _start(config: TrainConfig, manifest: Manifest, plan: Plan, store: CheckpointStore) -> Run:
     """Build everything; go on from the checkpoint, if there is one."""
     model, embeddings = build_model(config, plan, len(manifest.dense))
     run = Run(
@@ -147,9 +148,9 @@ def _start(config: TrainConfig, manifest: Manifest, plan: Plan, identity: dict[s
         optimizers=Optimizers(model, embeddings, config),
         loader=BatchLoader(config.data, "train", config.batch_size, seed=config.seed),
         validation=BatchLoader(config.data, "validation", config.eval_batch_size, shuffle=False),
-        store=CheckpointStore(config.out / "checkpoint", identity),
+        store=store,
     )
-    if (checkpoint := run.store.load()) is not None:
+    if (checkpoint := store.load()) is not None:
         state = checkpoint.state
         snapshot.restore(checkpoint.tensors, state, model, run.optimizers, run.loader)
         run.history, run.best_file = History.from_json(state["history"]), checkpoint.best
@@ -165,7 +166,7 @@ def _fit(run: Run) -> None:
             if not history.stopped:
                 history.epoch += 1
                 run.loader.set_epoch(history.epoch)
-    _check_learning(run, at_end=True)
+    check_learning(history, config, at_end=True)
 
 
 def _train_epoch(run: Run, bar: ProgressBar) -> None:
@@ -185,7 +186,7 @@ def _train_epoch(run: Run, bar: ProgressBar) -> None:
 
         history.count(loss.item(), batch.batch_size)
         if not math.isfinite(history.loss_sum):
-            raise TrainingDiverged(f"the loss is {loss.item()} at {_place(run)}")
+            raise TrainingDiverged(f"the loss is {loss.item()} at {place(history, config)}")
         now = time.perf_counter()
         history.train_seconds += now - started
         if now - shown_at > SHOW_EVERY_SECONDS:
@@ -206,35 +207,16 @@ def _validate(run: Run) -> None:
     history = run.history
     logits, labels = predict(run.model, run.validation, run.config.device)
     if not np.isfinite(logits).all():
-        raise TrainingDiverged(f"a validation prediction is not finite at {_place(run)}")
+        raise TrainingDiverged(
+            f"a validation prediction is not finite at {place(history, run.config)}"
+        )
     if history.add_evaluation(evaluate(logits, labels), run.config.patience):
         old = run.best_file
         name = f"best-{history.step:09d}.safetensors"
         run.best_file = run.store.write(name, run.model.state_dict())
         if old is not None and old.name != name:
             run.store.discard(old)
-    _check_learning(run)
-
-
-def _check_learning(run: Run, at_end: bool = False) -> None:
-    config, done = run.config, run.history.evaluations
-    last = done if at_end else done[-config.collapse_after_evals :]
-    if len(last) < config.collapse_after_evals and not at_end:
-        return
-    if all(abs(e.validation.auc - COLLAPSED_AUC) <= COLLAPSED_MARGIN for e in last):
-        raise TrainingCollapsed(
-            f"validation AUC is {done[-1].validation.auc:.4f}, that of chance, after {len(done)} "
-            f"evaluations, at {_place(run)}; check that the labels belong to the rows too"
-        )
-
-
-def _place(run: Run) -> str:
-    config = run.config
-    return (
-        f"step {run.history.step} with dense learning rate {config.dense_learning_rate:g} "
-        f"({config.dense_optimizer}) and table learning rate {config.table_learning_rate:g} "
-        f"({config.table_optimizer}): try lower rates or a warm-up"
-    )
+    check_learning(history, run.config)
 
 
 def _checkpoint_is_due(run: Run) -> bool:

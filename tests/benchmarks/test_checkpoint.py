@@ -261,7 +261,9 @@ def test_atomic_files(tmp_path: Path) -> None:
     with file_size_limit(2), pytest.raises(OSError, match="File too large"):
         write_atomically(path, b"three")
     assert path.read_bytes() == b"one"
-    copy_atomically(path, tmp_path / "y")
+    for _ in range(2):
+        copy_atomically(path, tmp_path / "y")
+        assert {p.name for p in tmp_path.iterdir()} == {"x", "y"}
     path.unlink()
     assert (tmp_path / "y").read_bytes() == b"one"
     assert [p.name for p in tmp_path.iterdir()] == ["y"]

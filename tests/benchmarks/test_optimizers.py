@@ -145,8 +145,18 @@ def test_a_snapshot_goes_on_bit_by_bit(
         assert torch.equal(tensor, end[key]), key
 
 
+def test_perceptrons_start_alike_whatever_the_tables_are() -> None:
+    full, _ = build("fused", "full")
+    mixed, _ = build("fused", "mixed")
+    other_seed, _ = build("fused", "full", seed=1)
+    for key, tensor in weights(full).items():
+        if not key.startswith("embeddings."):
+            assert torch.equal(tensor, weights(mixed)[key])
+            assert not torch.equal(tensor, weights(other_seed)[key])
+
+
 def test_a_restored_run_has_the_rate_of_its_step() -> None:
-    schedule = {"warmup_steps": 100}
+    schedule = {"warmup_steps": 4}  # step 4 has the base rate again, step 3 had not
     model, optimizers = build("fused", schedule=schedule, table_optimizer="sgd")
     for number in (1, 2, 3):
         step(model, optimizers, number)

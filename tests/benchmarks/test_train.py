@@ -16,13 +16,18 @@ from safetensors.numpy import load_file
 from compactrec.benchmarks import train as train_module
 from compactrec.benchmarks.checkpoint import CheckpointError
 from compactrec.benchmarks.config import TrainConfig
+from compactrec.benchmarks.environment import (
+    describe_environment,
+    peak_rss_bytes,
+    reset_peak_rss,
+)
 from compactrec.benchmarks.history import History
 from compactrec.benchmarks.metrics import Metrics, evaluate
 from compactrec.benchmarks.result import Result
 from compactrec.benchmarks.train import TrainingCollapsed, TrainingDiverged, build_model, train
 from compactrec.data.batch import Batch
 from compactrec.data.loader import BatchLoader
-from compactrec.data.manifest import Manifest
+from compactrec.data.manifest import Manifest, Split
 from compactrec.embeddings import Plan, make_plan
 from tests.benchmarks.folder import ROWS, write_folder
 
@@ -132,6 +137,13 @@ def test_a_finished_run_is_not_repeated(data: Path, tmp_path: Path, spy: type[Sp
     assert spy.made == []
     with pytest.raises(ValueError, match=r"result of another run: config\.seed is 0 there and 1"):
         train(small(data, tmp_path / "run", seed=1))
+    features = BatchLoader(data, "train", 8).features(8)
+    make_plan("hash", features, 3_000, threshold=50).save(tmp_path / "plan.json")
+    with pytest.raises(ValueError, match=r"result of another run: plan\.groups differs"):
+        train(small(data, tmp_path / "run", plan=tmp_path / "plan.json"))
+    other = write_folder(tmp_path / "other", constant=True)
+    with pytest.raises(ValueError, match=r"result of another run: data is '\w{64}' there and"):
+        train(small(other, tmp_path / "run"))
 
 
 def test_the_same_seed_gives_the_same_run_and_another_one_does_not(
@@ -266,6 +278,47 @@ def test_a_table_without_dense_columns(tmp_path: Path) -> None:
     assert train(small(data, tmp_path / "run")).test.auc > 0.7
 
 
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_a_missing_split_is_found_before_training(
+    data: Path, tmp_path: Path, spy: type[Spy], split: str
+) -> None:
+    manifest = Manifest.load(data)
+    empty = manifest.model_copy(update={"splits": {**manifest.splits, split: Split(num_rows=0)}})
+    empty.save(tmp_path)
+    with pytest.raises(ValueError, match=f"has no {split} rows; prepare it with all three"):
+        train(small(tmp_path, tmp_path / "run"))
+    assert spy.made == []
+
+
+def test_as_a_script(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = (
+        f'data = "{data}"', f'out = "{tmp_path / "run"}"', 'method = "full"', "dim = 4",
+        "bottom = [8]", "top = [8, 1]", "batch_size = 256", "quiet = true",
+    )  # fmt: skip
+    (tmp_path / "run.toml").write_text("\n".join(lines))
+    monkeypatch.setattr(sys, "argv", ["train", str(tmp_path / "run.toml")])
+    train_module.main()
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["test"]["auc"] == Result.load(tmp_path / "run").test.auc
+    monkeypatch.setattr(sys, "argv", ["train"])
+    with pytest.raises(SystemExit, match=r"usage: .* run\.toml"):
+        train_module.main()
+
+
+def test_the_environment_names_what_ran() -> None:
+    found = describe_environment(num_threads=3)
+    assert found["num_threads"] == 3
+    assert found["torch"] == torch.__version__
+    assert all(found[name] for name in ("python", "torchrec", "fbgemm", "cpu"))
+    reset_peak_rss()
+    before = peak_rss_bytes()
+    block = np.ones(30_000_000, np.uint8)
+    assert peak_rss_bytes() >= before + 20_000_000
+    assert block.any()
+
+
 def test_a_plan_file_is_used_as_it_is(data: Path, tmp_path: Path) -> None:
     manifest = Manifest.load(data)
     features = BatchLoader(data, "train", 8).features(4)
@@ -351,7 +404,7 @@ def test_a_run_killed_anywhere_ends_like_one_that_was_not(
     whole = small(data, tmp_path / "whole", **RUNS[name])
     result = train(whole)
     assert untimed(Result.load(killed / name)) == untimed(result)
-    assert {path.name for path in (killed / name).iterdir()} >= FILES
+    assert {path.name for path in (killed / name).iterdir()} == FILES
     for file in FILES - {"result.json"}:
         assert (killed / name / file).read_bytes() == (whole.out / file).read_bytes()
 
