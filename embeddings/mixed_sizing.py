@@ -11,7 +11,7 @@ from compactrec.embeddings.packing import num_lanes
 
 __all__ = ["Rounding", "equipartition", "fill", "mixed_dims", "mixed_scalars", "popularity_dims"]
 
-Rounding = Literal["nearest", "pow2", "multiple", "floor", "ceil"]
+Rounding = Literal["nearest", "packed", "pow2", "multiple", "floor", "ceil"]
 
 
 def popularity_dims(
@@ -52,7 +52,14 @@ def popularity_dims(
 
 
 def round_dim(real: float, rounding: Rounding, multiple: int = 4) -> int:
-    """Round a width: to the nearest integer, a power of two, a multiple, down or up."""
+    """Round a width: to the nearest integer, a power of two, a multiple, down or up.
+
+    ``packed``: 1, 2 or a multiple of 4, the widths that are read without waste.
+    """
+    if rounding == "packed":
+        return min(
+            (1, 2) if real < 3 else (4 * max(1, round(real / 4)),), key=lambda d: abs(d - real)
+        )
     if rounding == "pow2":
         return int(2 ** round(math.log2(real)))
     if rounding == "multiple":
@@ -118,7 +125,8 @@ def fill(
 ) -> list[int]:
     """Spend ``spare`` scalars: widen blocks, most popular first, never past a more popular one.
 
-    Only where any width is allowed (rounding to the nearest, up or down).
+    By a column at a time, or with ``packed`` to the next width of its kind; not at all where
+    widths are powers of two or multiples.
     """
     out = list(dims)
     if rounding in ("pow2", "multiple"):
@@ -130,15 +138,20 @@ def fill(
         moved = False
         for place, i in enumerate(order):
             above = out[order[place - 1]] if place else limits[i]
-            if out[i] >= min(limits[i], above):
+            wider = _next_packed(out[i]) if rounding == "packed" else out[i] + 1
+            if wider > min(limits[i], above):
                 continue
             now = mixed_scalars([rows[i]], [out[i]], limits[i])
-            cost = mixed_scalars([rows[i]], [out[i] + 1], limits[i]) - now
+            cost = mixed_scalars([rows[i]], [wider], limits[i]) - now
             if cost <= spare:
-                out[i] += 1
+                out[i] = wider
                 spare -= cost
                 moved = True
     return out
+
+
+def _next_packed(dim: int) -> int:
+    return 2 * dim if dim < 4 else 4 * (dim // 4 + 1)
 
 
 def _largest_scale(
