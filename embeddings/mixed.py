@@ -31,6 +31,7 @@ __all__ = ["MixedConfig", "lower_mixed"]
 
 _STEPS = 2**32
 _STEEPEST = 8.0
+_SPARE = 0.02
 
 
 class MixedConfig(MethodConfig):
@@ -104,26 +105,46 @@ class MixedOptions(BaseModel):
 
 def _from_budget(task: SizingTask) -> Assignments:
     """The gentlest temperature that fits, or at a given one the largest lambda; then the rest."""
-    o: MixedOptions = task.options
-    blocks = [_blocks(feature, task, o) for feature in task.features]
-    base_dim = max(f.dim for f in task.features)
-    popularity = [p for block in blocks for p in block.popularity]
-    limits = [f.dim for f, block in zip(task.features, blocks, strict=True) for _ in block.rows]
-    arrays = {
-        f"{f.name}__rank": torch.from_numpy(block.remap)
-        for f, block in zip(task.features, blocks, strict=True)
-        if block.remap is not None
-    }
+    sizing = _Sizing(task)
+    lowest = -_STEPS if sizing.options.alpha is None else 0
+    solved = largest(
+        lambda step: sizing.assign(sizing.dims_at(step)), lowest, _STEPS, task.budget_bytes, "mixed"
+    )
+    solved = sizing.spend(solved, sizing.options.rounding)
+    left = task.budget_bytes - assignment_bytes(solved)
+    if sizing.options.rounding == "packed" and left > _SPARE * task.budget_bytes:
+        return sizing.spend(solved, "nearest")  # odd widths are slower, but bytes come first
+    return solved
 
-    def dims_at(step: int) -> list[int]:
+
+class _Sizing:
+    """Widths of every block at a step of the search, and what they make."""
+
+    def __init__(self, task: SizingTask) -> None:
+        self.task = task
+        self.options: MixedOptions = task.options
+        self.blocks = [_blocks(feature, task, self.options) for feature in task.features]
+        self.popularity = [p for block in self.blocks for p in block.popularity]
+        self.rows = [n for block in self.blocks for n in block.rows]
+        pairs = list(zip(task.features, self.blocks, strict=True))
+        self.limits = [f.dim for f, block in pairs for _ in block.rows]
+        self.arrays = {
+            f"{f.name}__rank": torch.from_numpy(block.remap)
+            for f, block in pairs
+            if block.remap is not None
+        }
+
+    def dims_at(self, step: int) -> list[int]:
+        """Widths that never shrink as ``step`` grows."""
+        o, base_dim = self.options, max(self.limits)
         alpha, scale = _STEEPEST * (1 - max(0, step) / _STEPS), None
         if o.alpha is not None or step < 0:
             # A given temperature, or even the steepest is too large: lower lambda itself.
             alpha = _STEEPEST if o.alpha is None else o.alpha
-            top = base_dim * max(popularity) ** -alpha
-            scale = top * (step + _STEPS) / _STEPS if o.alpha is None else top * step / _STEPS
+            top = base_dim * (max if o.alpha is None else min)(self.popularity) ** -alpha
+            scale = top * (step / _STEPS if o.alpha is not None else 1 + step / _STEPS)
         dims = popularity_dims(
-            popularity,
+            self.popularity,
             alpha,
             base_dim,
             scale=scale,
@@ -131,28 +152,28 @@ def _from_budget(task: SizingTask) -> Assignments:
             multiple=o.multiple,
             min_dim=o.min_dim,
         )
-        return [min(d, limit) for d, limit in zip(dims, limits, strict=True)]
+        return [min(d, limit) for d, limit in zip(dims, self.limits, strict=True)]
 
-    def assign(dims: list[int]) -> Assignments:
+    def assign(self, dims: list[int]) -> Assignments:
+        """A config per feature."""
         left = iter(dims)
         groups = []
-        for feature, block in zip(task.features, blocks, strict=True):
+        for feature, block in zip(self.task.features, self.blocks, strict=True):
             config = MixedConfig(
                 dims=tuple(next(left) for _ in block.rows),
                 rows=() if len(block.rows) == 1 else tuple(block.rows),
                 remap=None if block.remap is None else f"{feature.name}__rank",
             )
             groups.append(((feature,), config))
-        return Assignments(tuple(groups), arrays)
+        return Assignments(tuple(groups), self.arrays)
 
-    lowest = -_STEPS if o.alpha is None else 0
-    solved = largest(lambda k: assign(dims_at(k)), lowest, _STEPS, task.budget_bytes, "mixed")
-    dims = [d for _, config in solved.groups for d in _dims_of(config)]
-    rows = [n for block in blocks for n in block.rows]
-    left = task.budget_bytes - assignment_bytes(solved)
-    wider = fill(dims, limits, rows, popularity, left // 4, o.rounding)
-    filled = assign(wider)
-    return filled if assignment_bytes(filled) <= task.budget_bytes else solved
+    def spend(self, solved: Assignments, rounding: Rounding) -> Assignments:
+        """Widen blocks with the bytes that are left."""
+        left = self.task.budget_bytes - assignment_bytes(solved)
+        dims = [d for _, config in solved.groups for d in _dims_of(config)]
+        wider = fill(dims, self.limits, self.rows, self.popularity, left // 4, rounding)
+        filled = self.assign(wider)
+        return filled if assignment_bytes(filled) <= self.task.budget_bytes else solved
 
 
 def _dims_of(config: MethodConfig) -> tuple[int, ...]:

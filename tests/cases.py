@@ -1,10 +1,12 @@
 """The case table: one line per registered method. Every contract test runs over all of it."""
 
 import importlib
+from collections.abc import Sequence
 
+from compactrec.embeddings import Plan
 from tests.methods.base import Case, MethodCases
 
-__all__ = ["CASES", "METHODS", "cases_of"]
+__all__ = ["CASES", "METHODS", "cases_of", "mixture"]
 
 
 def cases_of(name: str) -> MethodCases:
@@ -23,4 +25,18 @@ METHODS: tuple[MethodCases, ...] = (
     cases_of("unified"),
 )
 
-CASES: tuple[Case, ...] = tuple(case for method in METHODS for case in method.cases)
+
+def mixture(name: str, cases: Sequence[Case]) -> Case:
+    """One plan with the features of several, in an order that tears groups apart."""
+    plans = [case.plan for case in cases]
+    features = [feature for plan in plans for feature in plan.features]
+    arrays = {key: array for plan in plans for key, array in plan.arrays.items()}
+    groups = tuple(group for plan in plans for group in plan.groups)
+    return Case(name, Plan(tuple(features[::2] + features[1::2][::-1]), groups, arrays))
+
+
+CASES: tuple[Case, ...] = (
+    *(case for method in METHODS for case in method.cases),
+    mixture("all_methods_first", [method.cases[0] for method in METHODS]),
+    mixture("all_methods_last", [method.cases[-1] for method in METHODS]),
+)

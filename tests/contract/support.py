@@ -68,9 +68,15 @@ class Batch:
 
 
 def _ids(feature: Feature, rng: random.Random, count: int) -> list[int]:
+    """A third from the edges of what integers and floats can hold, a third small, a third any."""
     top = feature.num_ids if feature.num_ids is not None else 2**63
     edges = [i for i in (*EDGES, top - 1) if i < top]
-    return [rng.choice(edges) if rng.random() < 0.3 else rng.randrange(top) for _ in range(count)]
+    draws = (
+        lambda: rng.choice(edges),
+        lambda: rng.randrange(min(top, 25)),
+        lambda: rng.randrange(top),
+    )
+    return [rng.choice(draws)() for _ in range(count)]
 
 
 def make_batch(

@@ -170,3 +170,14 @@ def test_learning_rate_can_change(case: Case) -> None:
     _loss(fused, make_batch(case.plan, "multi")).backward()
     for key, weight in fused.state_dict().items():
         assert torch.equal(weight, before[key])
+
+
+@each_case
+def test_same_seed_same_initial_weights_in_every_engine(case: Case) -> None:
+    found = []
+    for engine in ("eager", "fused"):
+        torch.manual_seed(5)
+        found.append(CompressedEmbeddingBagCollection(case.plan, engine=engine).state_dict())  # type: ignore[arg-type]
+    assert list(found[0]) == list(found[1])
+    for key, weight in found[0].items():
+        assert torch.equal(weight, found[1][key]), key

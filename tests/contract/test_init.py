@@ -28,7 +28,7 @@ def _three_errors(weights: Tensor, low: float, high: float) -> None:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_tables_start_as_the_lowering_says(case: Case, engine: str) -> None:
     draws: dict[str, list[Tensor]] = {}
-    for seed in range(5):  # tiny tables: five draws make the test sharper
+    for seed in range(100, 112):  # tiny tables: more draws make the test sharper
         torch.manual_seed(seed)
         collection = CompressedEmbeddingBagCollection(case.plan, engine=engine)  # type: ignore[arg-type]
         for name, weight in collection.state_dict().items():

@@ -263,6 +263,12 @@ def test_weighted_bag_is_nn_embedding_bag(padding: int | None) -> None:
     ids = torch.tensor([3, 3, 1, 21, 3, 0])
     _compare(plain, ours, ids, torch.tensor([0, 2, 2]), torch.randn(6))
     _compare(plain, ours, ids.view(2, 3), None, torch.randn(2, 3))
+    one, two = (torch.linspace(-1, 1, 6).requires_grad_() for _ in range(2))
+    plain(ids, torch.tensor([0, 2, 2]), one).square().sum().backward()
+    ours(ids, torch.tensor([0, 2, 2]), two).square().sum().backward()
+    assert one.grad is not None
+    assert two.grad is not None
+    assert_near(two.grad, one.grad)
 
 
 def test_sparse_gradients() -> None:

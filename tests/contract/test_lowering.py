@@ -198,11 +198,12 @@ def test_bad_batches_are_refused(case: Case) -> None:
 
 # Names that torch's containers use themselves.
 AWKWARD = ("type", "keys", "values", "forward", "float", "t", "a-b c", "0")
+NAMES = (*AWKWARD, *(f"feature {i}" for i in range(40)))
 
 
 @each_case
 def test_any_allowed_feature_name_works(case: Case) -> None:
-    names = dict(zip((f.name for f in case.plan.features), AWKWARD, strict=False))
+    names = dict(zip((f.name for f in case.plan.features), NAMES, strict=False))
     features = tuple(
         Feature(**(f.model_dump() | {"name": names[f.name]})) for f in case.plan.features
     )

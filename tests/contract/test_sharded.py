@@ -1,4 +1,4 @@
-"""Two gloo processes train the same numbers as one, for every case of every method."""
+"""Several gloo processes train the same numbers as one, for every case of every method."""
 
 import socket
 
@@ -9,8 +9,6 @@ from tests.cases import CASES
 from tests.contract.sharded_worker import STEPS, run_worker
 from tests.contract.support import make_batch
 
-WORLD_SIZE = 2
-
 
 def _free_port() -> int:
     with socket.socket() as probe:
@@ -19,16 +17,16 @@ def _free_port() -> int:
 
 
 @pytest.mark.dist
-def test_sharded_equals_unsharded() -> None:
+def test_sharded_equals_unsharded(world_size: int) -> None:
     plans = [case.plan for case in CASES]
     batches = {
         plan.digest: [
             [
                 make_batch(plan, "multi", seed=STEPS * rank + step).kjt()
-                for rank in range(WORLD_SIZE)
+                for rank in range(world_size)
             ]
             for step in range(STEPS + 1)
         ]
         for plan in plans
     }
-    mp.spawn(run_worker, args=(WORLD_SIZE, _free_port(), plans, batches), nprocs=WORLD_SIZE)
+    mp.spawn(run_worker, args=(world_size, _free_port(), plans, batches), nprocs=world_size)

@@ -116,6 +116,14 @@ def test_budget_never_buys_more_rows_than_ids() -> None:
     assert [g.config.num_rows for g in plan.groups] == [1000, 3000, 50]  # type: ignore[attr-defined]
 
 
+def test_budget_gives_open_vocabularies_rows() -> None:
+    features = (Feature(name="open", dim=4), FEATURES[0])
+    plan = make_plan("hash", features, 8000, threshold=0)
+    rows = [g.config.num_rows for g in plan.groups]  # type: ignore[attr-defined]
+    assert min(rows) > 100
+    assert size(plan).serving_bytes <= 8000 < size(plan).serving_bytes + 2 * 16 + 16
+
+
 def test_refusals() -> None:
     unlike = (Feature(name="a", dim=4), Feature(name="b", dim=8))
     with pytest.raises(ValueError, match=r"hash: features that share a table must have equal dim"):

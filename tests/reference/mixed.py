@@ -51,7 +51,8 @@ def round_width(d: float, dim: int, rounding: str, multiple: int = 1, min_dim: i
 
     The base width itself is kept as it is, whatever the mode: the most popular block has width D.
     "nearest": halves to even. "pow2": 2^round(log2 d) of the real width, halves of the exponent
-    to even. "multiple": m max(1, round(d / m)). "floor", "ceil".
+    to even. "packed": the nearest of 1, 2, 4, 8, 12, ... "multiple": m max(1, round(d / m)).
+    "floor", "ceil".
     """
     if d >= dim:
         return dim
@@ -60,6 +61,8 @@ def round_width(d: float, dim: int, rounding: str, multiple: int = 1, min_dim: i
         width = round(d)
     elif rounding == "pow2":
         width = 2 ** round(math.log2(d))
+    elif rounding == "packed":
+        width = 4 * round(d / 4) if d >= 3 else (1 if d <= 1.5 else 2)
     elif rounding == "multiple":
         width = multiple * max(1, round(d / multiple))
     elif rounding == "floor":

@@ -99,18 +99,18 @@ def test_base_width_is_never_rounded() -> None:
 
 @pytest.mark.parametrize(
     ("d", "expected"),
-    [  # nearest, pow2, multiple of 4, floor, ceil at D = 16
-        (0.3, [1, 1, 4, 1, 1]),
-        (2.5, [2, 2, 4, 2, 3]),
-        (2.9, [3, 4, 4, 2, 3]),
-        (6.0, [6, 8, 8, 6, 6]),
-        (5.6, [6, 4, 4, 5, 6]),
-        (16.0, [16, 16, 16, 16, 16]),
-        (40.0, [16, 16, 16, 16, 16]),
+    [  # nearest, pow2, multiple of 4, packed, floor, ceil at D = 16
+        (0.3, [1, 1, 4, 1, 1, 1]),
+        (2.5, [2, 2, 4, 2, 2, 3]),
+        (2.9, [3, 4, 4, 2, 2, 3]),
+        (6.0, [6, 8, 8, 8, 6, 6]),
+        (5.6, [6, 4, 4, 4, 5, 6]),
+        (16.0, [16, 16, 16, 16, 16, 16]),
+        (40.0, [16, 16, 16, 16, 16, 16]),
     ],
 )
 def test_round_width(d: float, expected: list[int]) -> None:
-    modes = ["nearest", "pow2", "multiple", "floor", "ceil"]
+    modes = ["nearest", "pow2", "multiple", "packed", "floor", "ceil"]
     assert [mixed.round_width(d, 16, mode, multiple=4) for mode in modes] == expected
 
 
