@@ -10,6 +10,7 @@ DATA ?=
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input
 DONE := $(VENV)/.done
+SMOKE := runs/bench-smoke
 PINS := requirements/torch.txt requirements/cpu.txt requirements/dev.txt
 HEAL := $(PY) requirements/check_install.py heal
 
@@ -48,10 +49,13 @@ docs: setup ## write the derived parts of README.md
 	$(PY) docs/generate.py
 
 bench-smoke: setup ## every benchmark at a toy size, about a minute
-	$(PY) -m compactrec.benchmarks.smoke
+	@mkdir -p $(SMOKE)
+	$(PY) -m compactrec.benchmarks.bench_tables --batch 256 --rounds 2 --out $(SMOKE)/tables.json
+	$(PY) -m compactrec.benchmarks.bench_loader --rows 50000 --batch 2048 --rounds 1 --out $(SMOKE)/loader.json
+	$(PY) -m compactrec.benchmarks.bench_prepare --rows 20000 --rounds 1 --out $(SMOKE)/prepare.json
 
-clean: ## remove caches, build outputs and the demo's run
-	rm -rf build dist src/*.egg-info runs/demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## remove caches, build outputs and the runs of demo and bench-smoke
+	rm -rf build dist src/*.egg-info runs/demo $(SMOKE) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean ## also remove $(VENV)

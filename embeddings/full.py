@@ -18,7 +18,7 @@ from compactrec.embeddings.registry import (
     SizingTask,
     register_method,
 )
-from compactrec.embeddings.sizing import describe_bytes, full_bytes
+from compactrec.embeddings.sizing import assignment_bytes, describe_bytes
 
 __all__ = ["FullConfig", "lower_full"]
 
@@ -41,13 +41,14 @@ def lower_full(config: FullConfig, features: tuple[Feature, ...], arrays: Arrays
 
 
 def _from_budget(task: SizingTask) -> Assignments:
-    needed = sum(full_bytes(feature) for feature in task.features)
+    assigned = Assignments(tuple(((f,), FullConfig()) for f in task.features), {})
+    needed = assignment_bytes(assigned)
     if needed > task.budget_bytes:
         raise ValueError(
-            f"full: the tables take {describe_bytes(needed)} and the budget leaves "
-            f"{describe_bytes(task.budget_bytes)}; choose a method that compresses"
+            f"full: the tables take {describe_bytes(needed)} ({needed:,} bytes) and the budget "
+            f"leaves {task.budget_bytes:,} bytes; choose a method that compresses"
         )
-    return Assignments(tuple(((f,), FullConfig()) for f in task.features), {})
+    return assigned
 
 
 register_method(

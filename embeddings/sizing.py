@@ -34,7 +34,7 @@ def describe_bytes(num_bytes: float) -> str:
 
 
 def full_bytes(feature: Feature) -> int:
-    """Serving bytes of a feature's full table, rewrite state included.
+    """Bytes of a feature's full table, padding included, integer state not.
 
     Raises ``ValueError`` for an open vocabulary, which has no full table.
     """
