@@ -60,8 +60,6 @@ class MethodCases:
     method: str
     reference: Reference
     cases: tuple[Case, ...]
-    exceptions: Mapping[str, str] = field(default_factory=dict)
-    """Checks that this method does not pass, with the reason; a reason is asserted to be true."""
 
 
 def case(

@@ -1,0 +1,127 @@
+"""With a full table the drop-in layers are torch.nn's Embedding and EmbeddingBag, to the number."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from compactrec.embeddings import CompressedEmbedding, CompressedEmbeddingBag
+from tests.contract.support import assert_near
+
+NUM_IDS, DIM = 23, 6
+
+
+def _twins(mode: str, **kwargs: object) -> tuple[nn.EmbeddingBag, CompressedEmbeddingBag]:
+    plain = nn.EmbeddingBag(NUM_IDS, 8, mode=mode, **kwargs)  # type: ignore[arg-type]
+    ours = CompressedEmbeddingBag(NUM_IDS, 8, mode=mode, **kwargs)  # type: ignore[arg-type]
+    (weight,) = ours.parameters()
+    with torch.no_grad():
+        weight.copy_(plain.weight)
+    return plain, ours
+
+
+def _compare(plain: nn.Module, ours: nn.Module, *arguments: Tensor | None) -> None:
+    expected, out = plain(*arguments), ours(*arguments)
+    assert_near(out, expected)
+    cotangent = torch.rand(expected.shape)
+    (expected * cotangent).sum().backward()
+    (out * cotangent).sum().backward()
+    (one,), (two,) = plain.parameters(), ours.parameters()
+    assert one.grad is not None
+    assert two.grad is not None
+    assert_near(two.grad.to_dense(), one.grad.to_dense())
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (5,), (2, 3), (2, 0, 3), (0,), (2, 2, 2, 2)], ids=str)
+@pytest.mark.parametrize("padding", [None, 0, 4, -1])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
+def test_embedding_is_nn_embedding(
+    shape: tuple[int, ...], padding: int | None, dtype: torch.dtype
+) -> None:
+    plain = nn.Embedding(NUM_IDS, 8, padding_idx=padding)
+    ours = CompressedEmbedding(NUM_IDS, 8, padding_idx=padding)
+    (weight,) = ours.parameters()
+    with torch.no_grad():
+        weight.copy_(plain.weight)
+    _compare(plain, ours, torch.randint(NUM_IDS, shape).to(dtype))
+    assert (ours.num_embeddings, ours.embedding_dim) == (plain.num_embeddings, plain.embedding_dim)
+    assert ours.padding_idx == plain.padding_idx
+
+
+@pytest.mark.parametrize("padding", [None, 3, -2])
+@pytest.mark.parametrize("last", [False, True], ids=["starts", "last_offset"])
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+def test_bag_with_offsets_is_nn_embedding_bag(mode: str, last: bool, padding: int | None) -> None:
+    plain, ours = _twins(mode, include_last_offset=last, padding_idx=padding)
+    ids = torch.tensor([3, 3, 1, 21, 3, 0, 22, 5, 21])
+    offsets = torch.tensor([0, 2, 2, 6, 9] if last else [0, 2, 2, 6])
+    _compare(plain, ours, ids, offsets)
+
+
+@pytest.mark.parametrize("padding", [None, 3])
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+def test_bag_with_rows_is_nn_embedding_bag(mode: str, padding: int | None) -> None:
+    plain, ours = _twins(mode, padding_idx=padding)
+    _compare(plain, ours, torch.tensor([[3, 3, 1], [0, 22, 3], [3, 3, 3], [7, 7, 7]]))
+
+
+@pytest.mark.parametrize("padding", [None, 3])
+def test_weighted_bag_is_nn_embedding_bag(padding: int | None) -> None:
+    plain, ours = _twins("sum", padding_idx=padding)
+    ids = torch.tensor([3, 3, 1, 21, 3, 0])
+    _compare(plain, ours, ids, torch.tensor([0, 2, 2]), torch.randn(6))
+    _compare(plain, ours, ids.view(2, 3), None, torch.randn(2, 3))
+    one, two = (torch.linspace(-1, 1, 6).requires_grad_() for _ in range(2))
+    plain(ids, torch.tensor([0, 2, 2]), one).square().sum().backward()
+    ours(ids, torch.tensor([0, 2, 2]), two).square().sum().backward()
+    assert one.grad is not None
+    assert two.grad is not None
+    assert_near(two.grad, one.grad)
+
+
+def test_sparse_gradients() -> None:
+    ours = CompressedEmbedding(NUM_IDS, 8, sparse=True)
+    ours(torch.tensor([1, 1, 4])).sum().backward()
+    (weight,) = ours.parameters()
+    assert weight.grad is not None
+    assert weight.grad.is_sparse
+    assert weight.grad.coalesce().indices().tolist() == [[1, 4]]
+
+
+def test_dtype_and_device() -> None:
+    ours = CompressedEmbeddingBag(NUM_IDS, DIM, dtype=torch.float64, device="cpu")
+    out = ours(torch.tensor([[1, 2], [3, 3]]), None, torch.rand(2, 2, dtype=torch.float64))
+    assert out.dtype == torch.float64
+
+
+def test_bag_arguments_are_checked() -> None:
+    bag = CompressedEmbeddingBag(NUM_IDS, 8, mode="sum")
+    ids = torch.tensor([1, 2, 3])
+    with pytest.raises(ValueError, match="mode must be 'sum', 'mean' or 'max', got 'median'"):
+        CompressedEmbeddingBag(NUM_IDS, 8, mode="median")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"must have the shape of input, \(3,\), got \(2,\)"):
+        bag(ids, torch.tensor([0]), torch.ones(2))
+    with pytest.raises(ValueError, match="input must be 2-D, or 1-D with offsets; got 1-D and off"):
+        bag(ids)
+    with pytest.raises(ValueError, match="offsets are for a 1-D input"):
+        bag(ids.view(1, 3), torch.tensor([0]))
+    with pytest.raises(ValueError, match="offsets must start at 0 and never fall"):
+        bag(ids, torch.tensor([1, 2]))
+    with pytest.raises(ValueError, match="offsets must start at 0 and never fall"):
+        bag(ids, torch.tensor([0, 2, 1]))
+    with pytest.raises(ValueError, match="nor pass the end of input"):
+        bag(ids, torch.tensor([0, 7]))
+    last = CompressedEmbeddingBag(NUM_IDS, 8, mode="sum", include_last_offset=True)
+    with pytest.raises(ValueError, match="the last offset is 2 but input has 3 ids"):
+        last(ids, torch.tensor([0, 2]))
+    largest = CompressedEmbeddingBag(NUM_IDS, 8, mode="max")
+    with pytest.raises(ValueError, match="per_sample_weights are for mode 'sum' and 'mean'"):
+        largest(ids, torch.tensor([0]), torch.ones(3))
+    with pytest.raises(ValueError, match="padding_idx must be within num_embeddings = 23, got 23"):
+        CompressedEmbedding(NUM_IDS, 8, padding_idx=23)
+
+
+def test_nan_elsewhere_does_not_leak() -> None:
+    bag = CompressedEmbeddingBag(NUM_IDS, 8, mode="max")
+    with torch.no_grad():
+        next(bag.parameters())[5] = torch.nan
+    assert torch.isfinite(bag(torch.tensor([[1, 2], [3, 4]]))).all()
