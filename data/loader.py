@@ -1,10 +1,10 @@
 """Batches from a data folder: shuffled by seed, the same again after a restart.
 
 **Shuffle.** Every epoch draws a new order of all row groups of the split and reads them in windows
-of at least ``window_rows`` rows; inside a window all rows are permuted. With windows of W row
-groups out of G, two neighbours in a batch come from the same stretch of the file with a
-correlation of at most ``(1/W) (1 - W/G)``: for the default window and row groups of 65,536 rows W
-is 8. A window as large as the split is a full permutation.
+of equal size, as few as ``window_rows`` allows; inside a window all rows are permuted. With W of G
+row groups in a window, the places in the file of two neighbours in a batch correlate by about
+``(1/W) (1 - W/G)``: for the default window and row groups of 65,536 rows W is up to 8. A window
+as large as the split is a full permutation.
 
 **Resume.** The order of an epoch depends only on seed and epoch number, so a state is a position:
 loading one reads at most one window again, whatever the number of batches done.
@@ -46,8 +46,9 @@ class BatchLoader:
         seed: of the shuffle.
         drop_last: leave out a smaller last batch.
         keys: sparse features to read; None is all. Their order is always the manifest's.
-        window_rows: least rows to shuffle at once. With 13 dense and 26 single-hot columns a row
-            takes 160 bytes, twice that while it is read, and again that with ``prefetch``.
+        window_rows: most rows to shuffle at once (up to a row group more). With 13 dense and 26
+            single-hot columns a row takes 160 bytes, twice that while it is read, and once more
+            with ``prefetch``.
         prefetch: read the next window in a thread while the present one is used.
         verify: check the sha256 of every shard of the split first (reads every byte once).
 
@@ -173,15 +174,13 @@ class BatchLoader:
         if not self.shuffle:
             return [[group] for group in groups]
         rng = np.random.default_rng([self.seed, epoch])
-        windows: list[list[RowGroup]] = []
-        room = 0
+        num_windows = -(-self.num_rows // self._window_rows)
+        windows: list[list[RowGroup]] = [[] for _ in range(num_windows)]
+        done = 0
         for i in rng.permutation(len(groups)):
-            if room <= 0:
-                windows.append([])
-                room = self._window_rows
-            windows[-1].append(groups[i])
-            room -= groups[i].num_rows
-        return windows
+            windows[done * num_windows // self.num_rows].append(groups[i])
+            done += groups[i].num_rows
+        return [window for window in windows if window]
 
     def _read(self, epoch: int, index: int, groups: list[RowGroup]) -> Window:
         if not self.shuffle:
@@ -208,6 +207,7 @@ class BatchLoader:
                 for _, index, groups in jobs[position + 1 : position + 2]:
                     futures.append(pool.submit(self._read, epoch, index, groups))
                 yield window, skip
+                del window  # its memory is free before the next one is waited for
 
     def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
         """Batches ``start``, ``start + 1``, ... of an epoch; one may span windows."""
@@ -225,6 +225,7 @@ class BatchLoader:
                 if missing == 0:
                     yield merge(parts)
                     parts, missing = [], self.batch_size
+            del window  # two windows at once only while prefetching
         if parts and not self.drop_last:
             yield merge(parts)
 

@@ -52,7 +52,8 @@ class Window:
         """Rows ``start`` to ``stop`` as a batch that shares no memory with the window."""
         block, size = self.packed[:, start:stop], stop - start
         labels = block[0].clone().view(torch.float32)
-        dense = block[1 : 1 + self.num_dense].view(torch.float32).t().contiguous()
+        dense = block[1 : 1 + self.num_dense].view(torch.float32).t()
+        dense = dense.clone(memory_format=torch.contiguous_format)
         narrow = block[1 + self.num_dense :]
         if not self.wide and not self.bags:
             values = narrow.to(torch.int64).reshape(-1)

@@ -15,6 +15,7 @@ import torch
 from compactrec.data.batch import Batch
 from compactrec.data.loader import BatchLoader
 from compactrec.data.manifest import Manifest, Shard, SparseFeature, Split, file_sha256
+from compactrec.data.window import Window
 
 ROW_GROUP = 64
 SHARD_ROWS = (1000, 700, 400)
@@ -59,9 +60,11 @@ def shard_table(start: int, stop: int, keys: tuple[str, ...]) -> pa.Table:
 
 
 def write_folder(folder: Path, keys: tuple[str, ...] = tuple(FEATURES)) -> Path:
+    """Three shards of training rows; the first row group again as validation rows."""
     shards, start = [], 0
-    for i, num_rows in enumerate(SHARD_ROWS):
-        name = f"train/{i:05d}.parquet"
+    for i, num_rows in enumerate((*SHARD_ROWS, ROW_GROUP)):
+        name = f"train/{i:05d}.parquet" if i < len(SHARD_ROWS) else "validation/00000.parquet"
+        start = start if i < len(SHARD_ROWS) else 0
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         table = shard_table(start, start + num_rows, keys)
         pq.write_table(table, folder / name, row_group_size=ROW_GROUP)
@@ -72,7 +75,10 @@ def write_folder(folder: Path, keys: tuple[str, ...] = tuple(FEATURES)) -> Path:
         protocol="compactrec",
         dense=("x", "y"),
         sparse=tuple(FEATURES[key] for key in keys),
-        splits={"train": Split(num_rows=NUM_ROWS, shards=tuple(shards))},
+        splits={
+            "train": Split(num_rows=NUM_ROWS, shards=tuple(shards[:-1])),
+            "validation": Split(num_rows=ROW_GROUP, shards=tuple(shards[-1:])),
+        },
     ).save(folder)
     return folder
 
@@ -170,11 +176,21 @@ def test_order_is_fixed_by_seed_and_epoch(single: Path) -> None:
     assert order_of(make_loader(single, seed=1, batch_size=7)) == first
 
 
+def test_rows_inside_a_window_are_permuted_anew_every_epoch(single: Path) -> None:
+    loader = BatchLoader(single, "validation", 16)
+    orders = [order_of(loader) for _ in range(3)]
+    assert all(sorted(order) == list(range(ROW_GROUP)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 3
+
+
 def test_breaking_off_starts_the_epoch_again(single: Path) -> None:
     loader = make_loader(single)
     first = next(iter(loader))
     assert_same([next(iter(loader))], [first])
     loader.set_epoch(0)
+    assert_same([next(iter(loader))], [first])
+    loader.load_state_dict(loader.state_dict() | {"next_batch": 5})
+    assert rows_of(next(iter(loader))) != rows_of(first)
     assert_same([next(iter(loader))], [first])
 
 
@@ -185,14 +201,14 @@ def neighbour_correlation(order: list[int]) -> float:
 def test_mixing(single: Path) -> None:
     """Neighbours come from one stretch of the file no more than the documented bound says."""
     num_groups = sum(-(-rows // ROW_GROUP) for rows in SHARD_ROWS)
-    for num_windowed in (4, 8):
-        loader = make_loader(single, window_rows=num_windowed * ROW_GROUP)
+    for num_windows in (9, 5):
+        loader = make_loader(single, window_rows=-(-NUM_ROWS // num_windows))
         orders = [order_of(loader) for _ in range(20)]
         found = np.mean([neighbour_correlation(order) for order in orders])
-        bound = (1 - num_windowed / num_groups) / num_windowed
+        bound = (num_windows - 1) / num_groups  # (1/W) (1 - W/G) with W = G / num_windows
         assert 0.5 * bound < found < 1.15 * bound
         kept = np.mean([np.mean(np.abs(np.diff(order)) == 1) for order in orders])
-        assert kept < 3 / (num_windowed * ROW_GROUP)
+        assert kept < 3 * num_windows / NUM_ROWS
     full = [order_of(make_loader(single, window_rows=NUM_ROWS, seed=s)) for s in range(10)]
     assert abs(np.mean([neighbour_correlation(order) for order in full])) < 0.02
     assert abs(np.mean([order[:100] for order in full]) / NUM_ROWS - 0.5) < 0.05
@@ -221,6 +237,16 @@ def test_resume_is_exact(
     assert_same(list(resumed), rest)
     assert resumed.epoch == 3
     assert_same(list(resumed), following)
+
+
+def test_windows_are_even_and_no_larger_than_asked(single: Path) -> None:
+    for window_rows in (64, 300, 1000, NUM_ROWS - 1, 10 * NUM_ROWS):
+        loader = make_loader(single, window_rows=window_rows)
+        rows = [sum(g.num_rows for g in groups) for groups in loader._plan(0)]
+        assert sum(rows) == NUM_ROWS
+        assert len(rows) <= -(-NUM_ROWS // window_rows)
+        assert max(rows) < window_rows + ROW_GROUP
+        assert max(rows) - min(rows) < 2 * ROW_GROUP
 
 
 def test_resume_across_kinds_of_reading(mixed: Path) -> None:
@@ -268,13 +294,20 @@ def test_single_hot_batches_carry_everything_a_kjt_needs(single: Path) -> None:
     assert kjt["row"].values().tolist() == rows_of(first)
 
 
-def test_batches_own_their_memory(single: Path) -> None:
-    loader = make_loader(single)
-    batches = iter(loader)
-    first = next(batches)
-    for tensor in (first.dense, first.values, first.labels):
-        tensor.fill_(7)
-    assert_whole(next(batches))
+def test_batches_own_their_memory(single: Path, mixed: Path) -> None:
+    for folder in (single, mixed):
+        reader = make_loader(folder)._reader
+        window = reader.read(reader.row_groups[:3], None)
+        first = window.batch(10, 60)
+        for tensor in (first.dense, first.values, first.labels):
+            tensor.fill_(7)
+        assert_whole(window.batch(10, 60))
+
+
+def test_one_dense_column_is_copied_too() -> None:
+    window = Window(("a",), 1, torch.zeros(3, 8, dtype=torch.int32), {}, {})
+    window.batch(0, 4).dense.fill_(7)
+    assert not window.packed.any()
 
 
 # -- damage and misuse -------------------------------------------------------------------------

@@ -214,6 +214,17 @@ def test_strengths_are_as_asked(teacher: Teacher) -> None:
     assert np.mean(rest) == pytest.approx(teacher.bias, abs=0.01)
 
 
+@pytest.mark.parametrize("alignment", [0.0, 0.7, 1.0])
+def test_alignment(alignment: float) -> None:
+    """An id's effect correlates with its hidden vector as asked, over the rows."""
+    aligned = Teacher(SMALL.model_copy(update={"alignment": alignment}), 1)
+    p = p_of(2000)
+    toward, effects = aligned.hidden(3).sum(1), aligned.effects(3)
+    assert [abs(p @ toward), abs(p @ effects)] == pytest.approx([0, 0], abs=1e-5)
+    found = p @ (toward * effects) / np.sqrt((p @ toward**2) * (p @ effects**2))
+    assert found == pytest.approx(alignment, abs=0.1 if alignment < 1 else 1e-4)
+
+
 def test_planted_rank_is_recovered() -> None:
     ranks = {"C2": 1, "C3": 2, "C4": 3, "C5": 0}
     planted = Teacher(SMALL.model_copy(update={"feature_rank": ranks}), 1)
