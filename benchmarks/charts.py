@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
 
 from compactrec.benchmarks.budgets import format_bytes
 from compactrec.benchmarks.summary import Row, Summary
@@ -19,6 +21,7 @@ __all__ = [
     "ON_DARK",
     "SIGNS",
     "Frame",
+    "Level",
     "Series",
     "bounds",
     "curve_frame",
@@ -27,10 +30,12 @@ __all__ = [
     "difference_groups",
     "extent",
     "label_of",
+    "levels_of",
     "number_text",
     "padded",
     "room",
     "series_of",
+    "shifts",
     "signed_text",
     "spread",
     "ticks",
@@ -89,7 +94,10 @@ class Frame:
 
 
 def series_of(summary: Summary) -> list[Series]:
-    """One series per method with a result, in the order of the study; full is drawn apart."""
+    """One series per method with a result, in the order of the study; full is drawn apart.
+
+    The baseline of the comparison has the darkest grey.
+    """
     names = dict.fromkeys(r.method for r in summary.rows if r.budget_bytes is not None and r.auc)
     series: list[Series] = []
     num_baselines = 0
@@ -98,10 +106,11 @@ def series_of(summary: Summary) -> list[Series]:
         rows.sort(key=lambda r: r.budget_bytes or 0)
         baseline = rows[0].baseline
         place = num_baselines if baseline else len(series) - num_baselines
-        colours = _GREYS if baseline else _COLOURS
+        colours = _GREYS[:-1] if baseline else _COLOURS
+        colour = _GREYS[-1] if name == summary.baseline else colours[place % len(colours)]
         num_baselines += baseline
         mark = _MARKS[(place + place // len(colours)) % len(_MARKS)]
-        series.append(Series(name, baseline, colours[place % len(colours)], mark, tuple(rows)))
+        series.append(Series(name, baseline, colour, mark, tuple(rows)))
     return series
 
 
@@ -128,16 +137,53 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
     return result
 
 
+@dataclass(frozen=True)
+class Level:
+    """A horizontal line: the full tables, or the best possible AUC."""
+
+    kind: Literal["full", "best"]
+    text: str
+    auc: float
+
+
+def levels_of(summary: Summary, y: tuple[float, float]) -> list[Level]:
+    """The lines within the range `y`, with their labels."""
+    levels = []
+    if summary.full and summary.full.auc:
+        size = format_bytes(summary.full.bytes["serving_bytes"])
+        levels.append(Level("full", f"full tables, {size}", summary.full.auc.mean))
+    best = summary.data.best_auc
+    if best is not None and y[0] < best < y[1]:
+        levels.append(Level("best", f"best possible, {best:.4f}", best))
+    return levels
+
+
 def curve_frame(summary: Summary, series: Sequence[Series], width: int, height: int) -> Frame:
+    """The axes of the AUC picture; the best possible AUC is left out if it would squeeze them."""
     sizes = [float(r.bytes["serving_bytes"]) for s in series for r in s.rows]
     y = [v for s in series for r in s.rows for v in bounds(r)]
     if summary.full:
         y += bounds(summary.full)
-    if summary.data.best_auc is not None and summary.data.best_auc - max(y) < max(y) - min(y):
-        y.append(summary.data.best_auc)
-    x = (min(sizes) / 1.35, max(sizes) * 1.35)
-    right = width - 20 - room([label_of(one) for one in series])
-    return Frame(74, right, 16, height - 56, x, padded(min(y), max(y)))
+    best = summary.data.best_auc
+    if best is not None and best - max(y) < 0.4 * (max(y) - min(y)):
+        y.append(best)
+    y_range = padded(min(y), max(y))
+    margin = max(1.35, (max(sizes) / min(sizes)) ** 0.12)
+    x_range = (min(sizes) / margin, max(sizes) * margin)
+    texts = [*(label_of(one) for one in series), *(v.text for v in levels_of(summary, y_range))]
+    return Frame(74, width - 20 - room(texts), 16, height - 56, x_range, y_range)
+
+
+def shifts(summary: Summary, frame: Frame, num: int) -> list[float]:
+    """Sideways shift of each of `num` series, in parts of the frame's width.
+
+    They keep clear of the next budget.
+    """
+    width = frame.right - frame.left
+    places = sorted((frame.to_x(b) - frame.left) / width for b in summary.budgets)
+    gaps = [b - a for a, b in pairwise(places)]
+    step = min([DODGE, *(0.6 * gap / num for gap in gaps)])
+    return [(place - (num - 1) / 2) * step for place in range(num)]
 
 
 def difference_groups(summary: Summary) -> list[tuple[str, list[Row]]]:
@@ -187,8 +233,8 @@ def ticks(low: float, high: float, num: int) -> list[float]:
 
 
 def _digits(low: float, high: float) -> int:
-    ticks = ticks(low, high, 6)
-    step = ticks[1] - ticks[0] if len(ticks) > 1 else high - low
+    at = ticks(low, high, 6)
+    step = at[1] - at[0] if len(at) > 1 else high - low
     return max(2, -math.floor(math.log10(step) + 1e-9))
 
 

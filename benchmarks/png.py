@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 
 from compactrec.benchmarks.budgets import format_bytes
 from compactrec.benchmarks.charts import (
-    DODGE,
     SIGNS,
     Series,
     bounds,
     curve_frame,
     difference_groups,
     label_of,
+    levels_of,
     series_of,
+    shifts,
     spread,
 )
 from compactrec.benchmarks.summary import Summary
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_png"]
 
+_LineStyle = str | tuple[float, tuple[float, ...]]
 _MARKS = {"circle": "o", "square": "s", "triangle": "^", "diamond": "D", "down": "v"}
 
 
@@ -56,20 +58,15 @@ def _png_curve(axes: Axes, summary: Summary, series: Sequence[Series]) -> None:
     _png_style(axes)
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
     span = math.log(frame.x[1] / frame.x[0])
-    if summary.full and summary.full.auc:
-        low, high = bounds(summary.full)
-        axes.axhspan(low, high, color="#000000", alpha=0.07, linewidth=0)
-        axes.axhline(summary.full.auc.mean, color="#222222", linewidth=1.4)
-        size = format_bytes(summary.full.bytes["serving_bytes"])
-        _png_level(axes, summary.full.auc.mean, f"full tables, {size}")
-    best = summary.data.best_auc
-    if best is not None and frame.y[0] < best < frame.y[1]:
-        axes.axhline(best, color="#222222", linewidth=1.1, linestyle=(0, (1, 2)))
-        _png_level(axes, best, f"best possible, {best:.4f}")
-    ends = []
-    for place, one in enumerate(series):
-        dodge = math.exp((place - (len(series) - 1) / 2) * DODGE * span)
-        x = [r.bytes["serving_bytes"] * dodge for r in one.rows]
+    styles: dict[str, _LineStyle] = {"full": "-", "best": (0, (1, 2))}
+    if summary.full:
+        axes.axhspan(*bounds(summary.full), color="#000000", alpha=0.07, linewidth=0)
+    levels = levels_of(summary, frame.y)
+    for level in levels:
+        axes.axhline(level.auc, color="#222222", linewidth=1.4, linestyle=styles[level.kind])
+    ends: list[tuple[str, str, float, float]] = []
+    for one, shift in zip(series, shifts(summary, frame, len(series)), strict=True):
+        x = [r.bytes["serving_bytes"] * math.exp(shift * span) for r in one.rows]
         y = [r.auc.mean if r.auc else 0.0 for r in one.rows]
         half = [(r.auc.half_width or 0.0) if r.auc else 0.0 for r in one.rows]
         axes.errorbar(
@@ -77,17 +74,9 @@ def _png_curve(axes: Axes, summary: Summary, series: Sequence[Series]) -> None:
             linestyle="--" if one.baseline else "-", linewidth=1.6, elinewidth=1.4,
             markerfacecolor="white" if one.baseline else one.colour, markeredgewidth=1.4,
         )  # fmt: skip
-        ends.append((x[-1], y[-1]))
-    low, high = frame.y
-    places = spread([y for _, y in ends], (high - low) * 0.047, low, high)
-    for one, (x_end, y_end), label_y in zip(series, ends, places, strict=True):
-        axes.annotate(
-            label_of(one), (x_end, y_end),
-            xytext=(1.025, (label_y - low) / (high - low)), textcoords="axes fraction",
-            color=one.colour, va="center", fontsize=10, annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": one.colour, "linewidth": 0.6, "alpha": 0.5,
-                        "shrinkA": 2, "shrinkB": 5},
-        )  # fmt: skip
+        ends.append((label_of(one), one.colour, x[-1], y[-1]))
+    ends += [(level.text, "#222222", frame.x[1], level.auc) for level in levels]
+    _png_labels(axes, ends, frame.y)
     ticks = [b for b in summary.budgets if frame.x[0] < b < frame.x[1]]
     full_bytes = summary.full_serving_bytes
     texts = [
@@ -98,11 +87,22 @@ def _png_curve(axes: Axes, summary: Summary, series: Sequence[Series]) -> None:
     axes.set_xlabel("serving bytes, log scale (points at one budget are spread sideways)")
 
 
-def _png_level(axes: Axes, y: float, text: str) -> None:
-    axes.annotate(
-        text, (0.012, y), xycoords=("axes fraction", "data"), xytext=(0, 3),
-        textcoords="offset points", fontsize=9, color="#222222",
-    )  # fmt: skip
+def _png_labels(
+    axes: Axes, ends: Sequence[tuple[str, str, float, float]], y: tuple[float, float]
+) -> None:
+    """Text, colour and end point of every line -> labels beside the picture that do not overlap."""
+    low, high = y
+    places = spread([end[3] for end in ends], (high - low) * 0.047, low, high)
+    for (text, colour, x_end, y_end), place in zip(ends, places, strict=True):
+        axes.annotate(
+            text, (x_end, y_end), xytext=(1.025, (place - low) / (high - low)),
+            textcoords="axes fraction", color=colour, va="center", fontsize=10,
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.5,
+                "shrinkA": 2, "shrinkB": 5,
+            },
+        )  # fmt: skip
 
 
 def _png_difference(axes: Axes, summary: Summary, series: dict[str, Series]) -> None:

@@ -144,7 +144,10 @@ class RankedScores:
     def auc(self, weights: npt.NDArray[np.integer] | None = None) -> float:
         """AUC with row i counted `weights[i]` times (None: once); NaN when a class is empty."""
         if weights is None:
-            total = float(np.sum(self._low + self._high, dtype=np.float64)) / 2
+            total = (
+                float(np.sum(self._low, dtype=np.float64) + np.sum(self._high, dtype=np.float64))
+                / 2
+            )
             return total / (self._positive.size * self._negative.size)
         cumulative = np.zeros(self._negative.size + 1)
         np.cumsum(weights[self._negative], dtype=np.float64, out=cumulative[1:])
@@ -152,7 +155,8 @@ class RankedScores:
         pairs = float(w.sum()) * float(cumulative[-1])
         if pairs == 0:
             return math.nan
-        doubled = w @ cumulative[self._low] + w @ cumulative[self._high]
+        # a product and a sum, not a BLAS dot: its threads wait for each other on a busy machine
+        doubled = np.sum(w * (cumulative[self._low] + cumulative[self._high]))
         return float(doubled) / 2 / pairs
 
 

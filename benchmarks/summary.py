@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from compactrec.benchmarks.result import Result
@@ -208,11 +210,18 @@ Draws = Mapping[Key, FloatArray]
 def _draws(cells: Sequence[StudyCell], num_resamples: int) -> Draws:
     """Bootstrap AUCs of every run whose test predictions were kept; keys (method, budget, seed)."""
     models: dict[Key, RankedScores] = {}
+    first: npt.NDArray[np.float32] | None = None
     for cell in cells:
         for seed, path in cell.predictions.items():
             from safetensors.numpy import load_file
 
             tensors = load_file(str(path))
+            first = tensors["labels"] if first is None else first
+            if not np.array_equal(first, tensors["labels"]):
+                raise ValueError(
+                    f"{path} holds other test rows than the runs beside it; delete its folder and "
+                    "run again"
+                )
             models[cell.method, cell.budget_bytes, seed] = RankedScores(
                 tensors["labels"], tensors["logits"]
             )

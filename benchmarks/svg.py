@@ -10,10 +10,10 @@ from html import escape
 
 from compactrec.benchmarks.budgets import format_bytes
 from compactrec.benchmarks.charts import (
-    DODGE,
     ON_DARK,
     SIGNS,
     Frame,
+    Level,
     Series,
     bounds,
     curve_frame,
@@ -22,10 +22,12 @@ from compactrec.benchmarks.charts import (
     difference_groups,
     extent,
     label_of,
+    levels_of,
     number_text,
     padded,
     room,
     series_of,
+    shifts,
     signed_text,
     spread,
     ticks,
@@ -43,11 +45,16 @@ def curve_svg(summary: Summary, width: int = 920, height: int = 470) -> str:
     frame = curve_frame(summary, series, width, height)
     parts = [_svg_open(width, height, "Test AUC against serving bytes")]
     parts += _axes(frame, summary)
-    parts += _levels(frame, summary)
-    ends = [frame.to_y(s.rows[-1].auc.mean) for s in series if s.rows[-1].auc]
-    labels = spread(ends, 17, frame.top + 6, frame.bottom - 4)
-    for place, (one, label_y) in enumerate(zip(series, labels, strict=True)):
-        parts += _curve(frame, summary, one, _shift(frame, place, len(series)), label_y)
+    levels = levels_of(summary, frame.y)
+    ends = [s.rows[-1].auc.mean if s.rows[-1].auc else 0.0 for s in series]
+    wanted = [frame.to_y(auc) for auc in [*ends, *(level.auc for level in levels)]]
+    labels = spread(wanted, 17, frame.top + 6, frame.bottom - 4)
+    for level, label_y in zip(levels, labels[len(series) :], strict=True):
+        parts += _level(frame, summary, level, label_y)
+    for one, shift, label_y in zip(
+        series, shifts(summary, frame, len(series)), labels[: len(series)], strict=True
+    ):
+        parts += _curve(frame, one, shift * (frame.right - frame.left), label_y)
     return "\n".join([*parts, "</svg>"])
 
 
@@ -107,30 +114,23 @@ def _axes(frame: Frame, summary: Summary) -> list[str]:
     return parts
 
 
-def _levels(frame: Frame, summary: Summary) -> list[str]:
-    """Full tables (line and band) and the best possible AUC (dotted)."""
-    parts = []
-    full = summary.full
-    if full and full.auc:
-        low, high = bounds(full)
-        top, bottom = frame.to_y(high), frame.to_y(low)
-        parts.append(
-            f'<rect class="full-band" x="{frame.left}" y="{top:.1f}" '
-            f'width="{frame.right - frame.left:.1f}" height="{max(bottom - top, 0):.1f}"/>'
-        )
-        y = frame.to_y(full.auc.mean)
-        parts.append(_line(frame.left, y, frame.right, y, "full-line", describe_row(full)))
-        size = format_bytes(full.bytes["serving_bytes"])
-        parts.append(_text(frame.left + 8, y - 6, f"full tables, {size}", "level", "start"))
-    best = summary.data.best_auc
-    if best is not None and frame.y[0] < best < frame.y[1]:
-        y = frame.to_y(best)
-        parts.append(_line(frame.left, y, frame.right, y, "best-line"))
-        parts.append(_text(frame.left + 8, y - 6, f"best possible, {best:.4f}", "level", "start"))
+def _level(frame: Frame, summary: Summary, level: Level, label_y: float) -> list[str]:
+    """A horizontal line with its label; the full tables have a band and their numbers."""
+    parts, title = [], level.text
+    y, end = frame.to_y(level.auc), frame.right + 12
+    if level.kind == "full" and summary.full:
+        top, bottom = (frame.to_y(v) for v in reversed(bounds(summary.full)))
+        size = f'width="{frame.right - frame.left:.1f}" height="{max(bottom - top, 0):.1f}"'
+        parts.append(f'<rect class="full-band" x="{frame.left}" y="{top:.1f}" {size}/>')
+        title = describe_row(summary.full)
+    parts.append(_line(frame.left, y, frame.right, y, f"{level.kind}-line", title))
+    points = f"{frame.right:.1f},{y:.1f} {end - 2:.1f},{label_y:.1f}"
+    parts.append(f'<polyline class="level-leader" points="{points}"/>')
+    parts.append(_text(end + 2, label_y + 4, level.text, "label strong", "start"))
     return parts
 
 
-def _curve(frame: Frame, summary: Summary, one: Series, shift: float, label_y: float) -> list[str]:
+def _curve(frame: Frame, one: Series, shift: float, label_y: float) -> list[str]:
     points = []
     parts = [_group_open(one)]
     for row in one.rows:
@@ -149,10 +149,6 @@ def _curve(frame: Frame, summary: Summary, one: Series, shift: float, label_y: f
     label = label_of(one)
     parts.append(_text(end + 2, label_y + 4, label, "label", "start"))
     return [*parts, "</g>"]
-
-
-def _shift(frame: Frame, place: int, num: int) -> float:
-    return (place - (num - 1) / 2) * DODGE * (frame.right - frame.left)
 
 
 def _difference(frame: Frame, one: Series, row: Row, baseline: str, y: float) -> list[str]:

@@ -14,6 +14,7 @@ from compactrec.data.manifest import SPLITS, SparseFeature, Split
 from compactrec.data.protocol import Protocol
 from compactrec.data.schema import Sparse, TableSchema
 from compactrec.data.shards import ShardWriter
+from compactrec.data.source import ahead
 from compactrec.data.split import RowSplit
 from compactrec.data.spool import Spool
 from compactrec.data.vocabulary import ChunkTokens, ColumnRules, number_column
@@ -128,8 +129,7 @@ class Encoder:
         positives = dict.fromkeys(present, 0)
         before, total = self._spool.bytes_read, self._bytes_to_write()
         try:
-            for chunk in self._chunks:
-                table = self._table(chunk)
+            for chunk, table in ahead((chunk, self._table(chunk)) for chunk in self._chunks):
                 for split, rows in self._by_split(chunk, table):
                     writers[split].add(rows)
                     positives[split] += int(np.count_nonzero(rows["label"].to_numpy()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,11 +81,11 @@ class Ingest:
         done = 0
         for group, files in enumerate(groups):
             for source in files:
-                fields = source.fields()
-                for block in ahead(source.blocks()):
-                    self._block(block, source, fields, group, labels, sides)
+                for block, rows in ahead(self._parsed(source)):
+                    self._block(block, rows, group, labels, sides)
                     progress(done + source.bytes_read)
                 done += source.num_bytes
+                progress(done)
                 self.sources.append(_entry(source))
         if labels is not None:
             labels.finish()
@@ -95,11 +95,15 @@ class Ingest:
             if side.unmatched:
                 self.unmatched[side.join.on] = side.unmatched
 
+    def _parsed(self, source: SourceFile) -> Iterator[tuple[Block, Rows]]:
+        fields, wanted = source.fields(), self.schema.main_fields()
+        for block in source.blocks():
+            yield block, parse_block(block, source.layout, fields, wanted)
+
     def _block(
-        self, block: Block, source: SourceFile, fields: Sequence[str], group: int,
-        labels: LabelFile | None, sides: Sequence[SideTable],
+        self, block: Block, rows: Rows, group: int, labels: LabelFile | None,
+        sides: Sequence[SideTable],
     ) -> None:  # fmt: skip
-        rows = parse_block(block, source.layout, fields, self.schema.main_fields())
         raw_label = _labels(labels, block, rows)
         unmatched = None
         for side in sides:

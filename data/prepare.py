@@ -16,9 +16,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from compactrec.data.criteo import criteo_layout, criteo_schema
-from compactrec.data.encode import Encoder
 from compactrec.data.folder import building
-from compactrec.data.ingest import Ingest
 from compactrec.data.manifest import SPLITS, Counters, Manifest
 from compactrec.data.progress import Progress
 from compactrec.data.protocol import Protocol, get_protocol
@@ -26,7 +24,17 @@ from compactrec.data.schema import Layout, TableSchema, load_schema
 from compactrec.data.source import DEFAULT_BLOCK_BYTES, SourceFile
 from compactrec.data.split import SplitRule, make_row_split
 from compactrec.data.spool import Spool
-from compactrec.data.tables import LabelFile, SideTable
+
+try:
+    from compactrec.data.encode import Encoder
+    from compactrec.data.ingest import Ingest
+    from compactrec.data.tables import LabelFile, SideTable
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"preparing data needs polars and pyarrow, and {error.name!r} is not installed: 'pip "
+        f"install compactrec[study]'",
+        name=error.name,
+    ) from error
 
 __all__ = ["PrepareOptions", "prepare"]
 

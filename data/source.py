@@ -11,11 +11,11 @@ import hashlib
 import io
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from compactrec.data.schema import Layout
 __all__ = ["DEFAULT_BLOCK_BYTES", "Block", "SourceFile", "ahead", "count_byte"]
 
 DEFAULT_BLOCK_BYTES = 32 << 20
+_Item = TypeVar("_Item")
 _BOM = b"\xef\xbb\xbf"
 _DAMAGED = (EOFError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error)
 
@@ -45,6 +46,7 @@ class _Hashed(io.RawIOBase):
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb", buffering=0)
         self.digest = hashlib.sha256()
+        self.position = 0
 
     def readable(self) -> bool:
         return True
@@ -52,10 +54,8 @@ class _Hashed(io.RawIOBase):
     def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]
         count = self._file.readinto(buffer) or 0
         self.digest.update(memoryview(buffer)[:count])
+        self.position += count
         return count
-
-    def tell(self) -> int:
-        return self._file.tell()
 
     def close(self) -> None:
         self._file.close()
@@ -75,12 +75,12 @@ class SourceFile:
         self.num_bytes = self.path.stat().st_size
         self.num_rows = 0
         self.sha256 = ""
-        self._position: Callable[[], int] = lambda: 0
+        self._raw: _Hashed | None = None
 
     @property
     def bytes_read(self) -> int:
         """Bytes of the file on disk (compressed, if it is) that were read so far."""
-        return self._position()
+        return 0 if self._raw is None else self._raw.position
 
     def fields(self) -> tuple[str, ...]:
         """Field names in file order, from the layout or the header; ValueError when empty."""
@@ -107,7 +107,7 @@ class SourceFile:
     def blocks(self) -> Iterator[Block]:
         """The file's data lines (no header), in order."""
         raw, stream = self._open()
-        self._position = raw.tell
+        self._raw = raw
         line = 1
         try:
             for text in self._whole_lines(stream):
@@ -124,8 +124,6 @@ class SourceFile:
             raise self._damaged(line - 1, error) from error
         finally:
             stream.close()
-            end = self.num_bytes
-            self._position = lambda: end
             self.sha256 = raw.digest.hexdigest()
             raw.close()
         if not self.num_rows:
@@ -202,10 +200,10 @@ def count_byte(text: bytes, byte: bytes) -> int:
     return int(np.count_nonzero(np.frombuffer(text, dtype=np.uint8) == ord(byte)))
 
 
-def ahead(blocks: Iterator[Block]) -> Iterator[Block]:
-    """The same blocks, with the next one read and unpacked in a thread meanwhile."""
+def ahead(items: Iterator[_Item]) -> Iterator[_Item]:
+    """The same items, with the next one made in a thread while one is used."""
     with ThreadPoolExecutor(max_workers=1) as pool:
-        coming = pool.submit(next, blocks, None)
-        while (block := coming.result()) is not None:
-            coming = pool.submit(next, blocks, None)
-            yield block
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ class Segment:
 
 
 class Spool:
-    """One scratch file; `bytes_read` counts what came back."""
+    """One scratch file; `bytes_read` counts what came back. Two threads may read at a time."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("w+b", buffering=0)
@@ -36,10 +37,9 @@ class Spool:
         """Write a one-dimensional array."""
         segment = Segment(self._end, len(array), array.dtype)
         view = np.ascontiguousarray(array).view(np.uint8).data if len(array) else memoryview(b"")
-        self._file.seek(self._end)
         written = 0
         while written < len(view):
-            written += self._file.write(view[written:])
+            written += os.pwrite(self._file.fileno(), view[written:], self._end + written)
         self._end += segment.num_bytes
         return segment
 
@@ -47,10 +47,9 @@ class Spool:
         """The array of `segment`, a copy in memory."""
         result = np.empty(segment.length, dtype=segment.dtype)
         if segment.length:
-            self._file.seek(segment.offset)
             view, have = result.view(np.uint8).data, 0
             while have < len(view):
-                count = self._file.readinto(view[have:])
+                count = os.preadv(self._file.fileno(), [view[have:]], segment.offset + have)
                 assert count, "the scratch file ends before the segment does"
                 have += count
         self.bytes_read += segment.num_bytes

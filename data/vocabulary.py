@@ -1,7 +1,7 @@
 """From the tokens of all chunks to ids: count in training, number, map.
 
 Works on one column at a time and on distinct tokens per chunk, so memory is that of the largest
-single vocabulary (about 60 bytes per distinct token at the peak), whatever the number of rows.
+single vocabulary (about 80 bytes per distinct token at the peak), whatever the number of rows.
 """
 
 from __future__ import annotations
@@ -136,9 +136,8 @@ def _number_hashed(
 
 def _count(rules: ColumnRules, chunks: list[ChunkTokens]) -> _Counted:
     """Merge the chunks' distinct tokens, with their training counts."""
-    done = _Counted(*(np.zeros(0, dtype=kind) for kind in (np.uint64, np.int64, np.int64)))
-    waiting: list[_Counted] = []
-    num_waiting = offset = 0
+    waiting = [_Counted(*(np.zeros(0, dtype=kind) for kind in (np.uint64, np.int64, np.int64)))]
+    num_merged = num_waiting = offset = 0
     for chunk in chunks:
         keys = _keys(rules, chunk)
         counts = np.zeros(len(keys), dtype=np.int64)
@@ -149,9 +148,10 @@ def _count(rules: ColumnRules, chunks: list[ChunkTokens]) -> _Counted:
         waiting.append(_Counted(keys, counts, _appearance(rules, chunk, offset, len(keys))))
         offset += chunk.num_values
         num_waiting += len(keys)
-        if num_waiting > max(_PENDING, len(done.keys) // 2):
-            done, waiting, num_waiting = _merge([done, *waiting]), [], 0
-    return _merge([done, *waiting])
+        if num_waiting > max(_PENDING, num_merged // 2):
+            waiting = [_merge(waiting)]
+            num_merged, num_waiting = len(waiting[0].keys), 0
+    return _merge(waiting)
 
 
 def _by_code(rules: ColumnRules, chunk: ChunkTokens) -> bool:
@@ -176,17 +176,20 @@ def _appearance(rules: ColumnRules, chunk: ChunkTokens, offset: int, num_keys: i
 
 
 def _merge(parts: list[_Counted]) -> _Counted:
-    keys = np.concatenate([part.keys for part in parts])
+    """Add up equal tokens. Empties `parts`: the largest vocabularies are in memory only once."""
+    keys, counts, first = (
+        np.concatenate([getattr(part, name) for part in parts])
+        for name in ("keys", "counts", "first")
+    )
+    parts.clear()
     if not len(keys):
-        return parts[0]
+        return _Counted(keys, counts, first)
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
     starts = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
     keys = keys[starts]
-    counts = np.concatenate([part.counts for part in parts])[order]
-    counts = np.add.reduceat(counts, starts)
-    first = np.concatenate([part.first for part in parts])[order]
-    first = np.minimum.reduceat(first, starts)
+    counts = np.add.reduceat(counts[order], starts)
+    first = np.minimum.reduceat(first[order], starts)
     return _Counted(keys, counts, first)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from compactrec.benchmarks.metrics import evaluate
 from compactrec.benchmarks.result import PREDICTIONS_NAME, Bytes, DataInfo, Evaluation, Result
 from compactrec.benchmarks.study import Cell, CompareFile, DataNote, RunEntry
 
-__all__ = ["FULL_BYTES", "fake_config", "fake_result", "fake_study"]
+__all__ = ["FULL_BYTES", "fake_config", "fake_data", "fake_result", "fake_study"]
 
 FULL_BYTES = 16_000_000
 DATA = DataInfo(name="fake clicks", protocol="synthetic", manifest_sha256="ab" * 32)
@@ -40,7 +41,7 @@ def fake_result(
     truth_rng = np.random.default_rng(99)
     truth = truth_rng.normal(size=num_rows) * 1.5
     labels = (truth_rng.random(num_rows) < 1 / (1 + np.exp(-truth))).astype(np.float32)
-    rng = np.random.default_rng(abs(hash((method, budget_bytes or 0, seed, 7))) % 2**32)
+    rng = np.random.default_rng(zlib.crc32(f"{method} {budget_bytes} {seed}".encode()))
     shift = 1 + 0.01 * rng.normal()
     logits = (truth + shift * noise * truth_rng.normal(size=num_rows)).astype(np.float32)
     metrics = evaluate(logits, labels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -26,7 +27,7 @@ from compactrec.benchmarks.report import (
     terminal_table,
     write_report,
 )
-from compactrec.benchmarks.result import DataInfo
+from compactrec.benchmarks.result import PREDICTIONS_NAME, DataInfo, Result
 from compactrec.benchmarks.study import load_study
 from compactrec.benchmarks.summary import Row, Summary, summarise
 from compactrec.benchmarks.svg import curve_svg, difference_svg
@@ -103,6 +104,25 @@ def test_equal_methods_are_not_told_apart(tmp_path: Path) -> None:
     fake_study(tmp_path, {"hash": {QUARTER: 0.9}, "rare": {QUARTER: 0.9}})
     row = row_of(summarise(load_study([tmp_path]), num_resamples=40), "rare", QUARTER)
     assert row.versus["hash"].verdict == "unclear"
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_what_the_test_rows_do_not_bear_out_is_not_told_apart(tmp_path: Path, sign: int) -> None:
+    """All seeds agree on a difference, but the predictions say that other rows might not."""
+    fake_study(tmp_path, {"hash": {QUARTER: 0.9}, "rare": {QUARTER: 0.9}})
+    for seed in range(3):
+        base = Result.load(tmp_path / f"runs/hash_{QUARTER}_{seed}")
+        test = base.test.model_copy(update={"auc": base.test.auc + sign * (0.002 + 1e-5 * seed)})
+        path = tmp_path / f"runs/rare_{QUARTER}_{seed}"
+        Result.load(path).model_copy(update={"test": test}).save(path)
+        shutil.copy(tmp_path / f"runs/hash_{QUARTER}_{seed}" / PREDICTIONS_NAME, path)
+    versus = row_of(summarise(load_study([tmp_path])), "rare", QUARTER).versus["hash"]
+    assert versus.p_holm is not None
+    assert versus.p_holm < 0.001
+    assert versus.rows_low is not None
+    assert versus.rows_high is not None
+    assert versus.rows_low <= 0 <= versus.rows_high
+    assert versus.verdict == "unclear"
 
 
 def test_one_seed_gives_no_interval_and_no_verdict(tmp_path: Path) -> None:
@@ -287,7 +307,7 @@ def test_pictures_hold_every_point_with_its_numbers(summary: Summary) -> None:
     root = ElementTree.fromstring(curve_svg(summary))
     titles = [e.text or "" for e in root.iter() if e.tag.endswith("title")]
     num_points = sum(r.auc is not None for r in summary.rows)
-    assert len(titles) == num_points
+    assert len(titles) == num_points + 1, "every point, the line of full, the line of the best"
     mixed = row_of(summary, "mixed", QUARTER)
     assert mixed.auc is not None
     assert any(t.startswith(f"mixed: test AUC {mixed.auc.mean:.4f} ±") for t in titles)
@@ -295,6 +315,37 @@ def test_pictures_hold_every_point_with_its_numbers(summary: Summary) -> None:
     assert "full tables, 16 MB" in words
     assert "16x smaller" in words
     assert "best possible" in words
+
+
+def labels_of(svg: str) -> dict[str, float]:
+    """Text -> height of the labels beside the curves."""
+    root = ElementTree.fromstring(svg)
+    found = [e for e in root.iter() if (e.get("class") or "").startswith("label")]
+    return {e.text or "": float(e.get("y") or 0) for e in found}
+
+
+def test_labels_beside_the_curves_do_not_overlap(summary: Summary, tmp_path: Path) -> None:
+    crowded = {f"method{i}": {QUARTER: 0.8, SIXTEENTH: 0.9} for i in range(9)}
+    fake_study(tmp_path, {"hash": {QUARTER: 0.8, SIXTEENTH: 0.9}, **crowded}, full_noise=0.79)
+    for one in (summary, summarise(load_study([tmp_path]), num_resamples=0)):
+        labels = labels_of(curve_svg(one))
+        assert len(labels) == len(series_of(one)) + 1 + (one.data.best_auc is not None)
+        heights = sorted(labels.values())
+        assert all(b - a >= 15 for a, b in pairwise(heights))
+
+
+def test_the_best_possible_auc_may_not_squeeze_the_rest(summary: Summary) -> None:
+    data = summary.data.model_copy(update={"best_auc": 0.99})
+    far = curve_svg(summary.model_copy(update={"data": data}))
+    assert "best possible" not in far
+    assert "best possible" in curve_svg(summary)
+
+
+def test_predictions_of_other_rows_are_refused(tmp_path: Path) -> None:
+    fake_study(tmp_path, {"hash": {QUARTER: 1.0}})
+    fake_result(tmp_path / f"runs/hash_{QUARTER}_1", "hash", QUARTER, 1, 1.0, num_rows=3000)
+    with pytest.raises(ValueError, match=r"hash_4000000_1.* holds other test rows"):
+        summarise(load_study([tmp_path]))
 
 
 def test_series_are_told_apart_without_colour(summary: Summary) -> None:

@@ -62,7 +62,7 @@ def test_paired_difference_equals_scipy(pairs: list[tuple[float, float]]) -> Non
 
 
 def test_paired_difference_pairs_by_seed_not_by_position() -> None:
-    got = paired_difference({2: 0.9, 0: 0.1, 7: 0.5}, {0: 0.0, 2: 0.8, 5: 9.0})
+    got = paired_difference({2: 0.9, 0: 0.1, 7: 0.5}, {5: 9.0, 2: 0.8, 0: 0.0})
     assert got.num == 2
     assert got.mean == pytest.approx(0.1)
 

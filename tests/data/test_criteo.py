@@ -107,7 +107,7 @@ def test_compactrec_golden(tmp_path: Path) -> None:
     "lines", [GOLDEN_LINES, GOLDEN_LINES[:9] * 2 + GOLDEN_LINES[9:], MANY_LINES]
 )
 @pytest.mark.parametrize("max_ind_range", [None, 5])
-@pytest.mark.parametrize("block_bytes", [1 << 20, 900])
+@pytest.mark.parametrize("block_bytes", [1 << 20, 3000])
 def test_dlrm_kaggle_equals_reference(
     tmp_path: Path, lines: list[str], max_ind_range: int | None, block_bytes: int
 ) -> None:

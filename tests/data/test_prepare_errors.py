@@ -55,7 +55,7 @@ def write(folder: Path, lines: list[str], name: str = "train.txt") -> Path:
 
 
 @pytest.mark.parametrize(("bad", "words"), BAD_LINES)
-@pytest.mark.parametrize("block_bytes", [400, 1 << 20])
+@pytest.mark.parametrize("block_bytes", [4000, 1 << 20])
 def test_malformed_row(tmp_path: Path, bad: str, words: str, block_bytes: int) -> None:
     source = write(tmp_path, [*GOOD[:23], bad, *GOOD[23:]])
     out = tmp_path / "out"
@@ -286,3 +286,18 @@ def test_progress_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         prepare([write(tmp_path, GOOD)], "criteo", tmp_path / "out", None, progress)
     shown = capsys.readouterr().out
     assert all(stage in shown for stage in ("reading", "numbering", "writing"))
+
+
+@pytest.mark.parametrize("package", ["polars", "pyarrow"])
+def test_missing_package_is_named(package: str) -> None:
+    code = f"import sys; sys.modules[{package!r}] = None; import compactrec.data.prepare"
+    environment = {**os.environ, "PYTHONPATH": "src"}
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert f"needs polars and pyarrow, and '{package}' is not installed" in ended.stderr

@@ -63,7 +63,7 @@ def cases(draw: st.DrawFn) -> Case:
         rule=SplitRule(rule=rule, seed=draw(st.integers(0, 3)), **given_amounts),
         amounts=amounts,
         delimiter=draw(st.sampled_from(["\t", "::"])),
-        block_bytes=draw(st.sampled_from([40, 200, 1 << 20])),
+        block_bytes=draw(st.sampled_from([100, 300, 1 << 20])),
         shard_rows=draw(st.sampled_from([7, 1000])),
     )
 

@@ -196,6 +196,14 @@ def test_lists(tmp_path: Path) -> None:
     assert str(field.type.value_type) == "int32"
 
 
+def test_lists_that_are_all_empty(tmp_path: Path) -> None:
+    source = write_lists(tmp_path, [f"{row % 2}\t\t{row}" for row in range(5)])
+    options = PrepareOptions(split=ALL_TRAIN)
+    manifest = prepare([source], LISTS, tmp_path / "out", options)
+    assert manifest.feature("tags").num_ids == 1
+    assert read_rows(tmp_path / "out", "train")["tags"] == [[]] * 4
+
+
 def test_list_errors(tmp_path: Path) -> None:
     first = LISTS.sparse[0].model_copy(update={"too_long": "error"})
     schema = LISTS.model_copy(update={"sparse": (first, LISTS.sparse[1])})

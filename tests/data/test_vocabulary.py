@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,10 @@ import compactrec.data.vocabulary as vocabulary
 from compactrec.data.hashing import bucket, mix, open_id, salt_of, string_keys
 from compactrec.data.manifest import Manifest
 from compactrec.data.prepare import PrepareOptions, prepare
+from compactrec.data.protocol import get_protocol
 from compactrec.data.schema import Label, Layout, Sparse, TableSchema
 from compactrec.data.split import SplitRule
+from compactrec.data.spool import Spool
 from tests.data.folders import read_rows
 from tests.reference.table_reference import row_splits
 
@@ -118,6 +122,36 @@ def test_hashed(tmp_path: Path) -> None:
     assert opened.feature("number").num_ids is None
     assert max(found["number"]) > 2**40
     assert opened.counts(tmp_path / "b/out") == {}
+
+
+def test_memory_per_distinct_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vocabulary, "_PENDING", 20_000)
+    rng = np.random.default_rng(0)
+    spool = Spool(tmp_path / "spool")
+    chunks = []
+    for _ in range(60):
+        keys = np.unique(rng.integers(0, 400_000, 20_000)).astype(np.uint64)
+        rng.shuffle(keys)
+        stored = spool.append(keys), spool.append(rng.integers(0, len(keys), 30_000))
+        chunks.append(
+            vocabulary.ChunkTokens(
+                keys=partial(spool.read, stored[0]),
+                values=lambda codes=stored[1]: (spool.read(codes), np.zeros(30_000, np.uint8)),
+                tokens=None,
+                num_values=30_000,
+                split=0,
+            )
+        )
+    rules = vocabulary.ColumnRules(
+        "big", "full", 1, None, get_protocol("compactrec"), text=False, missing_key=None
+    )
+    tracemalloc.start()
+    numbered = vocabulary.number_column(rules, chunks, tmp_path, lambda ids: None)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    spool.close()
+    assert numbered.feature.num_tokens > 350_000
+    assert 50 < peak / numbered.feature.num_tokens < 100
 
 
 def test_unseen_policy(tmp_path: Path) -> None:
