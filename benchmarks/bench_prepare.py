@@ -67,7 +67,7 @@ def write_criteo_like(path: Path, num_rows: int, seed: int = 0) -> None:
 
 def _tokens(rng: np.random.Generator, column: int, size: int, rows: int) -> pa.Array:
     """Hexadecimal tokens; rank r of `size` with a frequency of about 1/r."""
-    rank = np.minimum(float(size) ** rng.random(rows), size).astype(np.uint64)
+    rank = np.minimum(float(size + 1) ** rng.random(rows), size).astype(np.uint64)
     value = (rank + np.uint64(column << 24)) * np.uint64(0x9E3779B1) & np.uint64(0xFFFFFFFF)
     digits = np.empty((rows, 8), dtype=np.uint8)
     for i in range(8):

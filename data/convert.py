@@ -19,7 +19,10 @@ from compactrec.data.schema import Dense, Label, Sparse, TableSchema
 
 __all__ = ["Chunk", "SparseChunk", "convert"]
 
-_MISSING = {"hex": -1, "bucket": 0}
+_MISSING: dict[str, float | str] = {"hex": -1, "bucket": 0, "string": ""}
+_DTYPES = {"float": pl.Float64, "int": pl.Int64, "bucket": pl.Float64}
+_WORTH_THREADS = 10_000
+_RAW_LABEL, _LABEL, _DENSE, _SPARSE = "raw label", "label", "dense ", "sparse "
 _WORDS = {
     "float": "a finite number",
     "bucket": "a finite number",
@@ -85,133 +88,143 @@ def convert(
 ) -> tuple[Chunk, np.ndarray, dict[int, str]]:  # fmt: skip
     """Type the rows. Returns the chunk, the indices of the rows that are malformed, and why."""
     frame = rows.frame
+    raw_label = frame[schema.label.field] if raw_label is None else raw_label
+    typed = _typed(frame, schema, raw_label)
     reasons = _Reasons(frame.height)
     if unmatched is not None and unmatched.any():
         where = np.flatnonzero(unmatched)
         reasons.add(where, ["the side table has no row with this key"] * len(where))
-    label, dropped = _label(
-        raw_label if raw_label is not None else frame[schema.label.field], schema.label, reasons
-    )
+    label, dropped = _label(raw_label, typed[_LABEL], schema.label, reasons)
     dense = {
-        spec.name: _dense(frame[spec.field or spec.name], spec, reasons) for spec in schema.dense
+        spec.name: _dense(frame[_field(spec)], typed[_DENSE + spec.name], spec, reasons)
+        for spec in schema.dense
     }
-    columns = [_sparse(frame[spec.field or spec.name], spec, reasons) for spec in schema.sparse]
-    keep = None
+    columns = [
+        _single(frame[_field(spec)], typed[_SPARSE + spec.name], spec, reasons)
+        if spec.separator is None
+        else _list(frame[_field(spec)], spec, reasons)
+        for spec in schema.sparse
+    ]
     dropped &= ~reasons.bad
     if reasons.bad.any() or dropped.any():
         keep = ~(reasons.bad | dropped)
         label = label[keep]
         dense = {name: values[keep] for name, values in dense.items()}
         columns = [_kept(column, keep) for column in columns]
-    encoded = dict(zip((c.spec.name for c in columns), pool.map(_encode, columns), strict=True))
-    truncated = {
-        column.spec.name: int(column.truncated.sum())
-        for column in columns
-        if column.truncated is not None
-    }
+    apply = pool.map if len(label) > _WORTH_THREADS else map
+    encoded = dict(zip((c.spec.name for c in columns), apply(_encode, columns), strict=True))
+    truncated = {c.spec.name: int(c.truncated.sum()) for c in columns if c.truncated is not None}
     chunk = Chunk(
         len(label), label, dense, encoded, num_dropped=int(dropped.sum()), truncated=truncated
     )
     return chunk, np.flatnonzero(reasons.bad), reasons.text
 
 
-def _label(raw: pl.Series, spec: Label, reasons: _Reasons) -> tuple[np.ndarray, np.ndarray]:
+def _field(spec: Dense | Sparse) -> str:
+    return spec.field or spec.name
+
+
+def _typed(frame: pl.DataFrame, schema: TableSchema, raw_label: pl.Series) -> pl.DataFrame:
+    """All columns but lists, cast in one go; null where the text is not what it must be."""
+    expressions = [pl.col(_RAW_LABEL).cast(pl.Float64, strict=False).alias(_LABEL)]
+    for dense in schema.dense:
+        number = pl.col(_field(dense)).cast(_DTYPES[dense.type], strict=False).cast(pl.Float64)
+        expressions.append(_filled(dense, number, dense.missing).alias(_DENSE + dense.name))
+    for sparse in schema.sparse:
+        if sparse.separator is None:
+            tokens = _filled(sparse, _token(pl.col(_field(sparse)), sparse), _missing(sparse))
+            expressions.append(tokens.alias(_SPARSE + sparse.name))
+    return frame.hstack([raw_label.alias(_RAW_LABEL)]).select(expressions)
+
+
+def _filled(spec: Dense | Sparse, value: pl.Expr, missing: float | str | None) -> pl.Expr:
+    if missing is None:
+        return value
+    return pl.when(pl.col(_field(spec)).is_null()).then(pl.lit(missing)).otherwise(value)
+
+
+def _token(text: pl.Expr, spec: Sparse) -> pl.Expr:
+    """Tokens as Int64 (bucket: the number, as Float64) or String; null where the text is wrong."""
+    if spec.type == "string":
+        return text
+    if spec.type == "hex":
+        return text.str.to_integer(base=16, dtype=pl.UInt32, strict=False).cast(pl.Int64)
+    return text.cast(_DTYPES[spec.type], strict=False)
+
+
+def _missing(spec: Sparse) -> float | str | None:
+    return _MISSING.get(spec.type) if spec.missing is None else spec.missing
+
+
+def _label(
+    raw: pl.Series, value: pl.Series, spec: Label, reasons: _Reasons
+) -> tuple[np.ndarray, np.ndarray]:
     """The 0/1 label, float32, and which rows the schema drops."""
-    value = _cast(raw, pl.Float64)
     number = value.to_numpy()
     wrong = ~np.isfinite(number)
-    dropped = np.zeros(len(number), dtype=bool)
-    wanted = "a finite number"
     if spec.threshold is None:
-        wanted = "0 or 1 (set label.threshold for other values)"
         wrong |= (number != 0) & (number != 1)
-    else:
-        dropped = np.isin(number, np.asarray(spec.drop))
-    _report(raw, wrong, f"label field {spec.field!r} must be {wanted}", reasons)
-    if spec.threshold is not None:
-        return (number >= spec.threshold).astype(np.float32), dropped
-    return number.astype(np.float32), dropped
+        words = f"label field {spec.field!r} must be 0 or 1 (set label.threshold for other values)"
+        _report(raw, wrong, words, reasons)
+        return number.astype(np.float32), np.zeros(len(number), dtype=bool)
+    _report(raw, wrong, f"label field {spec.field!r} must be a finite number", reasons)
+    dropped = np.isin(number, np.asarray(spec.drop))
+    return (number >= spec.threshold).astype(np.float32), dropped
 
 
-def _dense(raw: pl.Series, spec: Dense, reasons: _Reasons) -> np.ndarray:
-    """The values as float64, missing ones filled in."""
-    value = _cast(raw, pl.Int64 if spec.type == "int" else pl.Float64)
-    failed = value.null_count() > raw.null_count()
-    number = value.cast(pl.Float64).fill_null(float("nan")).to_numpy()
-    missing = raw.is_null().to_numpy()
-    if failed or not np.isfinite(number[~missing]).all():
-        wrong = ~np.isfinite(number) & ~missing
-        _report(
-            raw, wrong, f"field {spec.field or spec.name!r} must be {_WORDS[spec.type]}", reasons
-        )
-    return np.where(missing, spec.missing, number)
+def _dense(raw: pl.Series, value: pl.Series, spec: Dense, reasons: _Reasons) -> np.ndarray:
+    """The values as float64."""
+    number = value.to_numpy()
+    wrong = ~np.isfinite(number)
+    _report(raw, wrong, f"field {_field(spec)!r} must be {_WORDS[spec.type]}", reasons)
+    return number
 
 
-def _sparse(raw: pl.Series, spec: Sparse, reasons: _Reasons) -> _Column:
-    values, lengths, truncated = raw, None, None
-    if spec.separator is not None:
-        lists = raw.str.split(spec.separator)
-        lengths = lists.list.len().fill_null(0).to_numpy().astype(np.int32)
-        if spec.max_bag is not None and (lengths > spec.max_bag).any():
-            long = lengths > spec.max_bag
-            if spec.too_long == "error":
-                _report(
-                    raw,
-                    long,
-                    f"field {spec.field or spec.name!r} must hold at most {spec.max_bag} tokens",
-                    reasons,
-                )
-            lists, truncated = lists.list.head(spec.max_bag), long
-            lengths = np.minimum(lengths, spec.max_bag).astype(np.int32)
-        values = lists.filter(pl.Series(lengths > 0)).explode().rename(raw.name)
-        values = values.replace("", None) if spec.type != "string" else values
-    typed = _typed(values, spec)
-    wrong = typed.is_null() if typed.null_count() else None
-    if wrong is not None:
-        row_of = np.arange(len(raw)) if lengths is None else np.repeat(np.arange(len(raw)), lengths)
-        where = np.zeros(len(raw), dtype=bool)
-        where[row_of[wrong.to_numpy()]] = True
-        _report(
-            raw, where, f"field {spec.field or spec.name!r} must be {_WORDS[spec.type]}", reasons
-        )
-        typed = typed.fill_null(0)
-    return _Column(spec, typed, lengths, truncated)
+def _single(raw: pl.Series, values: pl.Series, spec: Sparse, reasons: _Reasons) -> _Column:
+    """One token per row."""
+    if spec.type == "bucket":
+        values = _bucket(values)
+    if values.null_count():
+        wrong = values.is_null().to_numpy()
+        _report(raw, wrong, f"field {_field(spec)!r} must be {_WORDS[spec.type]}", reasons)
+        values = values.fill_null(0)
+    return _Column(spec, values, None, None)
 
 
-def _typed(values: pl.Series, spec: Sparse) -> pl.Series:
-    """Tokens as Int64 or String; null where the text is wrong or missing without a token for it."""
-    if spec.type == "string":
-        return values.fill_null("")
-    if spec.type == "hex":
-        result = values.str.to_integer(base=16, dtype=pl.UInt32, strict=False).cast(pl.Int64)
-    elif spec.type == "int":
-        result = _cast(values, pl.Int64)
-    else:
-        result = _bucket(_cast(values, pl.Float64))
-    missing = _MISSING.get(spec.type) if spec.missing is None else spec.missing
-    if missing is None or not values.null_count():
-        return result
-    if result.null_count() == values.null_count():
-        return result.fill_null(missing)
-    filled = np.where(values.is_null().to_numpy(), missing, result.fill_null(0).to_numpy())
-    wrong = (result.is_null() & values.is_not_null()).to_numpy()
-    return pl.Series(filled).set(pl.Series(wrong), None)
+def _list(raw: pl.Series, spec: Sparse, reasons: _Reasons) -> _Column:
+    """A list of tokens per row; an empty field is an empty list."""
+    assert spec.separator is not None
+    lists = raw.str.split(spec.separator)
+    lengths = lists.list.len().fill_null(0).to_numpy().astype(np.int32)
+    truncated = None
+    if spec.max_bag is not None and (lengths > spec.max_bag).any():
+        truncated = lengths > spec.max_bag
+        if spec.too_long == "error":
+            words = f"field {_field(spec)!r} must hold at most {spec.max_bag} tokens"
+            _report(raw, truncated, words, reasons)
+        lists = lists.list.head(spec.max_bag)
+        lengths = np.minimum(lengths, spec.max_bag).astype(np.int32)
+    texts = lists.filter(pl.Series(lengths > 0)).explode()
+    values = pl.select(_token(pl.lit(texts), spec)).to_series()
+    if spec.type == "bucket":
+        values = _bucket(values)
+    if values.null_count():
+        wrong = np.zeros(len(raw), dtype=bool)
+        wrong[np.repeat(np.arange(len(raw)), lengths)[values.is_null().to_numpy()]] = True
+        _report(raw, wrong, f"field {_field(spec)!r} must be {_WORDS[spec.type]}", reasons)
+        values = values.fill_null(0)
+    return _Column(spec, values, lengths, truncated)
 
 
 def _bucket(values: pl.Series) -> pl.Series:
-    number = values.fill_null(float("nan")).to_numpy()
+    """Numbers -> buckets; null stays null, and so does what is not finite."""
+    number = values.to_numpy()
     finite = np.isfinite(number)
     safe = np.where(finite, number, 0.0)
     large = np.floor(np.log(np.maximum(safe, 1.0)) ** 2)
-    result = np.where(safe > 2, large, np.trunc(safe)).astype(np.int64)
-    return pl.Series(result).set(pl.Series(~finite), None)
-
-
-def _cast(raw: pl.Series, dtype: type[pl.DataType]) -> pl.Series:
-    value = raw.cast(dtype, strict=False)
-    if value.null_count() > raw.null_count():
-        value = raw.str.strip_chars(" ").cast(dtype, strict=False)
-    return value
+    result = np.where(safe > 2, large, np.trunc(np.maximum(safe, -(2.0**62)))).astype(np.int64)
+    buckets = pl.Series(result)
+    return buckets if finite.all() else buckets.set(pl.Series(~finite), None)
 
 
 def _report(raw: pl.Series, wrong: np.ndarray, words: str, reasons: _Reasons) -> None:

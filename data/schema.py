@@ -105,8 +105,8 @@ class Sparse(_Frozen):
     """`int`: signed 64-bit; `hex`: up to 8 hexadecimal digits, kept as their value; `bucket`: a
     number v kept as floor(ln(v)^2) where v > 2 and as its integer part elsewhere."""
     missing: int | None = None
-    """Token of an empty field. None: an empty string is the token '', an empty hex field -1, an
-    empty bucket field 0, an empty int field makes the row malformed."""
+    """Types int and hex: token of an empty field. None: -1 for hex, a malformed row for int. An
+    empty string is always the token '', an empty bucket field 0."""
     separator: str | None = None
     """Text between the tokens of a list; None = one token per row."""
     max_bag: int | None = Field(default=None, ge=2)
@@ -123,10 +123,10 @@ class Sparse(_Frozen):
     def _check_sparse(self) -> Self:
         if self.separator is None and self.max_bag is not None:
             raise ValueError(f"sparse {self.name!r}: max_bag needs a separator (it is for lists)")
-        if self.missing is not None and self.type == "string":
+        if self.missing is not None and self.type not in ("int", "hex"):
             raise ValueError(
-                f"sparse {self.name!r}: missing is for numeric types; an empty string is "
-                f"already a token of its own"
+                f"sparse {self.name!r}: missing is for types 'int' and 'hex'; an empty string is a "
+                f"token of its own, an empty bucket field 0"
             )
         return self
 

@@ -203,6 +203,8 @@ class CompressedEmbeddingBag(SingleFeature):
             raise ValueError(
                 f"input must be 2-D, or 1-D with offsets; got {input.dim()}-D and offsets {offsets}"
             )
+        if self.include_last_offset and not offsets.numel():
+            raise ValueError("include_last_offset needs at least one offset, the number of ids")
         ends = offsets.long()
         if not self.include_last_offset:
             ends = torch.cat([ends, ends.new_tensor([input.numel()])])

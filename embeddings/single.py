@@ -71,6 +71,11 @@ class SingleFeature(nn.Module):
         dtype: torch.dtype | None,
     ) -> None:
         super().__init__()
+        if config is not None and not isinstance(config, MethodConfig):
+            raise TypeError(
+                f"config must be a method config such as FullConfig(), got {config!r}; further "
+                f"arguments, such as padding_idx, go by name"
+            )
         self.feature = Feature(name=name, num_ids=num_embeddings, dim=embedding_dim)
         self.config = config or FullConfig()
         self.padding_idx = _checked_padding(padding_idx, num_embeddings)
@@ -114,7 +119,10 @@ class SingleFeature(nn.Module):
             raise ValueError("an open vocabulary has no plain table to materialize")
         device = next(self.parameters()).device
         ids = torch.arange(self.num_embeddings, device=device)
-        return torch.cat([self.per_id(chunk) for chunk in ids.split(_CHUNK)])
+        table = torch.cat([self.per_id(chunk) for chunk in ids.split(_CHUNK)])
+        if self.padding_idx is not None:
+            table[self.padding_idx] = 0
+        return table
 
     def extra_repr(self) -> str:
         return f"{self.num_embeddings}, {self.embedding_dim}, config={self.config!r}"

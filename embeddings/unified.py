@@ -99,7 +99,7 @@ class UnifiedOptions(BaseModel):
 
 
 def _from_budget(task: SizingTask) -> Assignments:
-    """All bytes into the shared rows; never more rows than there are ids, if that is known."""
+    """All bytes into the shared rows; never more rows than ids times chunks, if that is known."""
     o: UnifiedOptions = task.options
     dim = o.dim or gcd(*(f.dim for f in task.features))
 
@@ -108,6 +108,9 @@ def _from_budget(task: SizingTask) -> Assignments:
         return Assignments(((task.features, config),), {})
 
     most = max(1, task.budget_bytes // (4 * padded(dim) * o.num_tables))
+    if all(f.num_ids is not None for f in task.features):
+        # One row per id and chunk would do without any sharing.
+        most = min(most, sum((f.num_ids or 0) * (f.dim // dim) for f in task.features))
     return largest(assign, 1, most, task.budget_bytes, "unified")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from compactrec import __version__, cli
+from compactrec.benchmarks import demo as demo_settings
 from compactrec.benchmarks.study import CompareFile
 from compactrec.embeddings import get_method, method_names
 from tests.benchmarks.fake_runs import fake_data, fake_result
@@ -343,6 +344,8 @@ def test_demo_runs_every_method_and_goes_on(
     assert code == 0, err
     methods = {c.method for c in calls}
     assert methods == set(method_names())
+    assert {c.batch_size for c in calls} == {demo_settings.BATCH_SIZE}
+    assert {c.table_learning_rate for c in calls} == {demo_settings.TABLE_RATE}
     assert "report.png" in printed
     folder = out / ("train-2000" if from_file else "synthetic")
     rows = json.loads((folder / "summary.json").read_text())["data"]["num_rows"]

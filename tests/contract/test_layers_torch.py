@@ -125,3 +125,20 @@ def test_nan_elsewhere_does_not_leak() -> None:
     with torch.no_grad():
         next(bag.parameters())[5] = torch.nan
     assert torch.isfinite(bag(torch.tensor([[1, 2], [3, 4]]))).all()
+
+
+def test_materialize_has_zeros_for_padding() -> None:
+    layer = CompressedEmbedding(10, 4, padding_idx=3)
+    assert layer.materialize()[3].eq(0).all()
+    torch.testing.assert_close(layer.materialize(), layer(torch.arange(10)))
+
+
+def test_config_by_position_must_be_a_config() -> None:
+    with pytest.raises(TypeError, match="further arguments, such as padding_idx, go by name"):
+        CompressedEmbedding(10, 4, 3)  # type: ignore[arg-type]
+
+
+def test_last_offset_is_needed_where_it_is_announced() -> None:
+    bag = CompressedEmbeddingBag(10, 4, include_last_offset=True)
+    with pytest.raises(ValueError, match="needs at least one offset"):
+        bag(torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long))

@@ -90,7 +90,7 @@ def test_shipped() -> None:
         ('field = "item_{0..2}"', 'field = "item_{0..1}"', "stand for different numbers"),
         ('type = "int"', 'type = "integer"', "sparse.0.type: .*'int'"),
         ("missing = 0", "max_bag = 3", "max_bag needs a separator"),
-        ('type = "int"\n', "", "missing is for numeric types"),
+        ('type = "int"\n', "", "missing is for types 'int' and 'hex'"),
         ('rule = "random"', 'rule = "x4"', "'x4' has fixed sizes"),
         ("[layout]", "[layout", "is not valid TOML"),
     ],

@@ -143,6 +143,21 @@ def test_labels_from_another_file(tmp_path: Path, block_bytes: int) -> None:
     assert [s.name for s in manifest.sources] == ["X_train.csv.gz", "y_train.csv.gz"]
 
 
+@pytest.mark.parametrize("block_bytes", [100, 1 << 20])
+def test_labels_stay_beside_their_rows(tmp_path: Path, block_bytes: int) -> None:
+    labels = ["1.0" if row % 3 == 0 else "0.0" for row in range(40)]
+    source = adkdd(tmp_path, labels)
+    lines = gzip.decompress(source.read_bytes()).decode().split("\n")
+    lines[6] += ",1"
+    lines[9] = ""
+    source.write_bytes(gzip.compress("\n".join(lines).encode()))
+    options = PrepareOptions(split=ALL_TRAIN, block_bytes=block_bytes, on_bad_row="skip")
+    manifest = prepare([source], "criteo-adkdd21", tmp_path / "out", options)
+    assert manifest.counters.malformed_rows == 2
+    expected = [float(label) for row, label in enumerate(labels[:39]) if row not in (5, 8)]
+    assert read_rows(tmp_path / "out", "train")["label"] == expected
+
+
 def test_label_file_must_fit_row_by_row(tmp_path: Path) -> None:
     for labels, words in (
         (["0"] * 39, r"y_train.csv.gz has fewer rows \(39\) than the data file"),
@@ -212,9 +227,32 @@ def test_list_errors(tmp_path: Path) -> None:
         ("1\ta\t5 x 7", "field 'numbers' must be a whole number of 64 bits, got '5 x 7'"),
         ("1\ta\t5  7", "field 'numbers' must be a whole number of 64 bits, got '5  7'"),
     ):
-        source = write_lists(tmp_path, ["0\ta\t1", line])
-        with pytest.raises(ValueError, match=rf"lists.tsv, line 2: {words}"):
+        source = write_lists(tmp_path, ["0\ta\t1 2 3", "1\t\t", "0\tb\t4", line, "0\ta\t1 2"])
+        with pytest.raises(ValueError, match=rf"lists.tsv, line 4: {words}"):
             prepare([source], schema, tmp_path / "out", PrepareOptions(split=ALL_TRAIN))
+
+
+def test_lists_beside_a_bad_row(tmp_path: Path) -> None:
+    lines = ["0\ta\t1 2 3", "1\t\t4", "0\tb\t4 x", "1\tc,a\t", "0\ta\t3 3", "1\tb\t1"]
+    options = PrepareOptions(split=ALL_TRAIN, on_bad_row="skip")
+    manifest = prepare([write_lists(tmp_path, lines)], LISTS, tmp_path / "out", options)
+    train = read_rows(tmp_path / "out", "train")
+    tags, numbers = (vocabulary(tmp_path / "out", name) for name in ("tags", "numbers"))
+    assert manifest.counters.malformed_rows == 1
+    assert train["tags"] == [[tags["a"]], [], [tags["c"], tags["a"]], [tags["a"]]]
+    one, two, three, four = (numbers[i] for i in (1, 2, 3, 4))
+    assert train["numbers"] == [[one, two, three], [four], [], [three, three]]
+    assert train["label"] == [0, 1, 1, 0]
+
+
+def test_a_malformed_row_is_not_counted_as_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "ratings.dat"
+    rows = ["1::1::5::0", "1::2::3::0", "x::2::3::0", "2::3::1::0", "2::2::4::0"]
+    path.write_text("\n".join(rows))
+    options = PrepareOptions(split=ALL_TRAIN, on_bad_row="skip")
+    manifest = prepare([path], "movielens-1m-ratings", tmp_path / "out", options)
+    assert (manifest.counters.malformed_rows, manifest.counters.dropped_rows) == (1, 1)
+    assert read_rows(tmp_path / "out", "train")["label"] == [1, 0]
 
 
 def test_the_same_field_twice_and_repeated_runs(tmp_path: Path) -> None:
