@@ -73,7 +73,8 @@ class LogicalCombine(nn.Module):
         cut = self._cut
         if cut is None or cut.keys != tuple(keys):
             cut = self._cut = _make_cut(self._groups, keys, dims)
-        pieces = values.split(cut.sizes, dim=1)
+        # The backward pass of a split copies every gradient: not where there is nothing to split.
+        pieces = (values,) if len(cut.sizes) == 1 else values.split(cut.sizes, dim=1)
         results = []
         for group, slots in zip(self._groups, cut.pieces, strict=True):
             columns = [
