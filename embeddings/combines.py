@@ -9,6 +9,7 @@ import functools
 import math
 import operator
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ __all__ = [
     "Select",
     "Subtract",
     "Sum",
+    "project_many",
     "sum_of",
 ]
 
@@ -125,11 +127,33 @@ class Project(Combine):
         return sum_of(
             slot
             if which is None
-            else torch.einsum(
-                "bnd,ndk->bnk", slot, torch.stack([p.weights[which] for p in projects])
-            )
+            else project_many(slot, torch.stack([p.weights[which] for p in projects]))
             for slot, which in zip(slots, first._which, strict=True)
         )
+
+
+def project_many(vectors: Tensor, weights: Tensor) -> Tensor:
+    """``(N, n, d), (n, d, D) -> (N, n, D)``: n products with small matrices."""
+    if torch.compiler.is_compiling():
+        return torch.einsum("bnd,ndk->bnk", vectors, weights)
+    projected: Tensor = _ProjectMany.apply(vectors, weights)
+    return projected
+
+
+class _ProjectMany(torch.autograd.Function):
+    """The gradient of narrow vectors is taken transposed: on a CPU that is several times faster."""
+
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(vectors, weights)
+        return torch.bmm(vectors.transpose(0, 1), weights).transpose(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        vectors, weights = ctx.saved_tensors
+        of_vectors = torch.bmm(weights, gradient.permute(1, 2, 0)).permute(2, 0, 1)
+        of_weights = torch.bmm(vectors.permute(1, 2, 0), gradient.transpose(0, 1))
+        return of_vectors, of_weights
 
 
 class Paths(Combine):

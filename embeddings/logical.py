@@ -1,14 +1,14 @@
 """From the rows of physical parts to the logical vectors of all features at once.
 
-Outputs whose combines and shapes are alike run together, as one ``(N, n, d)`` tensor per slot:
-``n`` counts outputs times bag positions. Columns are found by key, and cut with a single split, so
-that the backward pass writes every gradient once. Where the parts of a group lie side by side (they
-do when one process owns the tables) nothing is copied.
+Neighbouring outputs whose combines and shapes are alike run together, as one ``(N, n, d)`` tensor
+per slot: ``n`` counts outputs times bag positions. Columns are found by key, and cut with a single
+split, so that the backward pass writes every gradient once. Where the parts of a slot lie side by
+side (they do when one process owns the tables) they are read in place.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import torch
 from torch import Tensor, nn
@@ -63,9 +63,6 @@ class LogicalCombine(nn.Module):
             }
         )
         self._groups = _groups(self.outputs)
-        ordered = [o.key for group in self._groups for o in group.outputs]
-        place = {key: i for i, key in enumerate(ordered)}
-        self._order = [place[output.key] for output in self.outputs]
         self._cut: _Cut | None = None
 
     def forward(self, values: Tensor, keys: Sequence[str], dims: Sequence[int]) -> Tensor:
@@ -82,12 +79,7 @@ class LogicalCombine(nn.Module):
                 for slot in slots
             ]
             results.append(self._run(group, columns))
-        if len(results) == 1 and self._order == list(range(len(self._order))):
-            return results[0]
-        columns = []
-        for group, result in zip(self._groups, results, strict=True):
-            columns += result.split([output.dim for output in group.outputs], dim=1)
-        return torch.cat([columns[i] for i in self._order], dim=1)
+        return results[0] if len(results) == 1 else torch.cat(results, dim=1)
 
     def reset_parameters(self) -> None:
         """Draw the initial weights of every combine again."""
@@ -121,13 +113,12 @@ def _lanes(column: Tensor, lanes: int, dim: int) -> Tensor:
 
 
 def _groups(outputs: Sequence[Output]) -> list[_Group]:
-    alike: dict[tuple[object, ...], list[Output]] = {}
-    for output in outputs:
-        slots = output.inputs[0]
-        shape = tuple((len(slot.parts), slot.dim) for slot in slots)
-        kind = (type(output.combine), shape, output.dim, len(output.inputs))
-        alike.setdefault(kind, []).append(output)
-    return [_group(tuple(members)) for members in alike.values()]
+    return [_group(tuple(run)) for _, run in groupby(outputs, _shape)]
+
+
+def _shape(output: Output) -> tuple[object, ...]:
+    slots = tuple((len(slot.parts), slot.dim) for slot in output.inputs[0])
+    return type(output.combine), slots, output.dim, len(output.inputs)
 
 
 def _group(outputs: tuple[Output, ...]) -> _Group:

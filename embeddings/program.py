@@ -101,6 +101,8 @@ class MapProgram(nn.Module):
     """Streams without a split: maps only."""
 
     _positions: Tensor
+    _positions_by_kind: Tensor
+    _places: Tensor
 
     def __init__(self, streams: Sequence[Stream], index: dict[str, int]) -> None:
         super().__init__()
@@ -109,28 +111,38 @@ class MapProgram(nn.Module):
         self._weighted = [s.weighted for s in streams]
         self.kinds = nn.ModuleDict()
         self._slices: dict[str, tuple[int, int]] = {}
+        by_kind: list[int] = []
         for kind in dict.fromkeys(s.id_map.kind for s in streams):
             members = [i for i, s in enumerate(streams) if s.id_map.kind == kind]
             if kind != "identity":
                 self.kinds[kind] = _MapKind([streams[i].id_map for i in members])
-            self._slices[kind] = (members[0], members[-1] + 1)
-        self.register_buffer(
-            "_positions",
-            torch.tensor(self._order, dtype=torch.int64, device="cpu"),
-            persistent=False,
-        )
+            self._slices[kind] = (len(by_kind), len(by_kind) + len(members))
+            by_kind += members
+        self._by_kind = [self._order[i] for i in by_kind]
+        self._back = sorted(range(len(by_kind)), key=by_kind.__getitem__)
+        self._register("_positions", self._order)
+        self._register("_positions_by_kind", self._by_kind)
+        self._register("_places", self._back)
+
+    def _register(self, name: str, values: Sequence[int], *, persistent: bool = False) -> None:
+        tensor = torch.tensor(values, dtype=torch.int64, device="cpu")
+        self.register_buffer(name, tensor, persistent=persistent)
 
     def rows(self, source: Source) -> Flat:
         """Rows of every stream: ``(S, B)`` when all bags hold one id, else flat."""
         pieces, counts = [], []
         for kind, (start, stop) in self._slices.items():
-            flat = source.ids(self._positions[start:stop], self._order[start:stop])
+            flat = source.ids(self._positions_by_kind[start:stop], self._by_kind[start:stop])
             pieces.append(self.kinds[kind](flat) if kind in self.kinds else flat.ids)
             counts.append(flat.counts)
         ids = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
         if counts[0] is None:
-            return Flat(ids, None)
-        return Flat(ids, torch.cat([c for c in counts if c is not None]))
+            return Flat(ids[self._places] if len(pieces) > 1 else ids, None)
+        sizes = torch.cat([c for c in counts if c is not None])
+        if len(pieces) > 1:
+            each = ids.split([source.length_per_key[p] for p in self._by_kind])
+            ids, sizes = torch.cat([each[i] for i in self._back]), sizes[self._places]
+        return Flat(ids, sizes)
 
     def run(self, source: Source) -> Bags:
         if not self.streams:
@@ -167,10 +179,6 @@ class SplitProgram(MapProgram):
         self._register_blocks(streams)
         salts = [s.split.salt if isinstance(s.split, Signs) else 0 for s in streams]
         self._register("sign_salts", salts, persistent=any(salts))
-
-    def _register(self, name: str, values: Sequence[int], *, persistent: bool = False) -> None:
-        tensor = torch.tensor(values, dtype=torch.int64, device="cpu")
-        self.register_buffer(name, tensor, persistent=persistent)
 
     def _register_blocks(self, streams: Sequence[Stream]) -> None:
         """One list of blocks for all streams: block starts on one number line."""

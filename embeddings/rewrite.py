@@ -34,8 +34,8 @@ class Rewrite(nn.Module):
         self.features = tuple(features)
         self.check_ids = check_ids
         index = {feature.name: i for i, feature in enumerate(self.features)}
-        plain = _ordered(s for s in streams if s.split is None)
-        split = _ordered(s for s in streams if s.split is not None)
+        plain = _ordered((s for s in streams if s.split is None), index)
+        split = _ordered((s for s in streams if s.split is not None), index)
         self.plain = MapProgram(plain, index)
         self.split = SplitProgram(split, index) if split else None
         self.streams = (*plain, *split)
@@ -129,9 +129,8 @@ class Rewrite(nn.Module):
         )
 
 
-def _ordered(streams: Iterable[Stream]) -> list[Stream]:
-    """Streams of one kind, slot and table side by side, otherwise in declared order."""
-    listed = list(streams)
-    kinds = list(dict.fromkeys(s.id_map.kind for s in listed))
+def _ordered(streams: Iterable[Stream], index: dict[str, int]) -> list[Stream]:
+    """Slot by slot in the order of the features, streams of one table side by side."""
+    listed = sorted(streams, key=lambda s: index[s.feature])
     tables = {name: i for i, name in enumerate(dict.fromkeys(s.tables[0] for s in listed))}
-    return sorted(listed, key=lambda s: (kinds.index(s.id_map.kind), s.slot, tables[s.tables[0]]))
+    return sorted(listed, key=lambda s: (s.slot, tables[s.tables[0]]))
