@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from compactrec.benchmarks.budgets import parse_budget
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.plans import resolve_plan
 from compactrec.data.manifest import Manifest
-from compactrec.embeddings import Plan, get_method, size
+from compactrec.embeddings import Plan, get_method, method_names, size
 
 __all__ = [
     "FULL",
@@ -23,6 +24,7 @@ __all__ = [
     "parse_method",
     "plan_for",
     "train_config_for",
+    "with_baselines",
 ]
 
 FULL = "full"
@@ -65,6 +67,17 @@ def parse_method(text: str) -> MethodChoice:
         raise ValueError(f"method {text!r}: threshold must be a whole number, 0 or more")
     parse_options(method, options)
     return MethodChoice(":".join([name, *pairs]), name, options, threshold)
+
+
+def with_baselines(methods: Iterable[str]) -> list[MethodChoice]:
+    """The methods asked for (none: all) and the baselines, full first, in the registry's order."""
+    asked = [parse_method(text) for text in methods if text.strip()]
+    names = method_names()
+    if not asked:
+        asked = [parse_method(name) for name in names]
+    asked += [parse_method(name) for name in names if get_method(name).baseline]
+    unique = {choice.text: choice for choice in asked}
+    return sorted(unique.values(), key=lambda c: (c.name != FULL, names.index(c.name)))
 
 
 def full_serving_bytes(base: TrainConfig, manifest: Manifest) -> int | None:

@@ -3,7 +3,7 @@
     out/compare.json            what was asked for and how far it is; read by `report`
     out/plans/<cell>.json       one plan per cell (method x budget); every seed uses the same
     out/runs/<cell>_seed0_<id>  one folder per run; <id> is a hash of config, plan and data
-    out/trials/...              the same for tuning; their test numbers are never read
+    out/trials/...              the same for tuning; their test split stays closed
 
 The folder of a run carries a hash of all that decides its result. So the same request again skips
 what is finished and goes on with what was interrupted, and a changed request never reads a result
@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ from compactrec.benchmarks.choices import (
     MethodChoice,
     changed,
     full_serving_bytes,
-    parse_method,
+    with_baselines,
 )
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.plans import plan_bytes, resolve_plan
@@ -42,23 +42,14 @@ from compactrec.benchmarks.study import (
     RunEntry,
     Trial,
 )
+from compactrec.benchmarks.tuning import TRIALS
 from compactrec.data.manifest import Manifest
-from compactrec.embeddings import get_method, method_names
+from compactrec.embeddings import get_method
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["TRIALS", "CompareRequest", "compare"]
-
-TRIALS: dict[str, dict[str, float]] = {
-    "default": {},
-    "tables x0.3": {"table_learning_rate": 0.3},
-    "tables x3": {"table_learning_rate": 3.0},
-    "dense x3": {"dense_learning_rate": 3.0},
-    "both x0.3": {"table_learning_rate": 0.3, "dense_learning_rate": 0.3},
-    "both x3": {"table_learning_rate": 3.0, "dense_learning_rate": 3.0},
-}
-"""Settings that tuning tries, in this order: factors on the base config's fields."""
+__all__ = ["CompareRequest", "compare"]
 
 
 class CompareRequest(BaseModel):
@@ -109,12 +100,12 @@ def compare(
         from compactrec.benchmarks.train import train
 
         runner = train
-    choices = _choices(request.methods)
+    choices = with_baselines(request.methods)
     manifest = Manifest.load(base.data)
     note = _note(manifest)
-    _refuse_other_data(base.out, note)
-    if request.num_jobs > 1 and base.num_threads is None:
-        base = changed(base, num_threads=max(1, num_cores() // request.num_jobs))
+    there = CompareFile.load(base.out) if (base.out / COMPARE_NAME).is_file() else None
+    _refuse_other_data(there, base.out, note)
+    base = _with_threads(base, request.num_jobs, there)
     (base.out / "plans").mkdir(parents=True, exist_ok=True)
 
     jobs, full_bytes = _jobs(request, choices, base, manifest)
@@ -142,17 +133,6 @@ def compare(
     return state()
 
 
-def _choices(methods: Iterable[str]) -> list[MethodChoice]:
-    """The methods asked for and the baselines, full first, in the order of the registry."""
-    asked = [parse_method(text) for text in methods if text.strip()]
-    names = method_names()
-    if not asked:
-        asked = [parse_method(name) for name in names]
-    asked += [parse_method(name) for name in names if get_method(name).baseline]
-    unique = {choice.text: choice for choice in asked}
-    return sorted(unique.values(), key=lambda c: (c.name != FULL, names.index(c.name)))
-
-
 def _note(manifest: Manifest) -> DataNote:
     return DataNote(
         name=manifest.name,
@@ -164,16 +144,26 @@ def _note(manifest: Manifest) -> DataNote:
     )
 
 
-def _refuse_other_data(out: Path, note: DataNote) -> None:
-    if not (out / COMPARE_NAME).is_file():
-        return
-    there = CompareFile.load(out).data
-    if there.manifest_sha256 != note.manifest_sha256:
+def _refuse_other_data(there: CompareFile | None, out: Path, note: DataNote) -> None:
+    if there is not None and there.data.manifest_sha256 != note.manifest_sha256:
         raise ValueError(
-            f"{out} holds a comparison on other data: {there.name} (manifest "
-            f"{there.manifest_sha256[:8]}), and this is {note.name} (manifest "
+            f"{out} holds a comparison on other data: {there.data.name} (manifest "
+            f"{there.data.manifest_sha256[:8]}), and this is {note.name} (manifest "
             f"{note.manifest_sha256[:8]}); give another --out folder"
         )
+
+
+def _with_threads(base: TrainConfig, num_jobs: int, there: CompareFile | None) -> TrainConfig:
+    """Every job its share of the cores; a comparison that goes on keeps the threads it had.
+
+    Threads decide the rounding, so other ones would make finished runs those of another request.
+    """
+    if base.num_threads is not None:
+        return base
+    kept = None if there is None else there.config.get("num_threads")
+    if kept is None and num_jobs > 1:
+        kept = max(1, num_cores() // num_jobs)
+    return changed(base, num_threads=kept)
 
 
 def _jobs(
@@ -229,7 +219,8 @@ def _tune(
         if job.config is None:
             continue
         for name in names:
-            config = changed(job.config, **_scaled(job.config, name), seed=request.num_seeds)
+            config = TRIALS[name].apply(job.config)
+            config = changed(config, seed=request.num_seeds, score_test=False)
             config = _placed(config, job, "trials", note, f"{_plain(name)}_")
             wanted[f"{_title(job.cell)}, trial {name!r}"] = (job, name, config)
     configs = {title: config for title, (_, _, config) in wanted.items()}
@@ -246,7 +237,7 @@ def _tune(
             best = max(tried, key=lambda t: t.validation_auc or 0.0)
             update["trial"] = best.name
             assert job.config is not None
-            job.config = changed(job.config, **_scaled(job.config, best.name))
+            job.config = TRIALS[best.name].apply(job.config)
         elif job.config is not None:
             mine = (o for title, o in outcomes.items() if wanted[title][0] is job)
             reasons = sorted({o.reason for o in mine if isinstance(o, Failure)})
@@ -294,11 +285,6 @@ def _recorded(cell: Cell, seed: int, outcome: Result | Failure) -> Cell:
         update["reason"] = outcome.reason
     runs = tuple(r.model_copy(update=update) if r.seed == seed else r for r in cell.runs)
     return cell.model_copy(update={"runs": runs})
-
-
-def _scaled(config: TrainConfig, trial: str) -> dict[str, float]:
-    fields: Mapping[str, float] = TRIALS[trial]
-    return {name: getattr(config, name) * factor for name, factor in fields.items()}
 
 
 def _placed(

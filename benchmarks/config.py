@@ -55,6 +55,9 @@ class TrainConfig(BaseModel):
     table_learning_rate: float = Field(default=0.02, gt=0)
     table_eps: float = Field(default=1e-8, gt=0)
     """Added to the root of the tables' Adagrad accumulator."""
+    embedding_decay: float = Field(default=0.0, ge=0)
+    """L2 penalty: this times the mean over examples of half the squared norm of all vectors looked
+    up. On the complete vectors, so it means the same for every method; rows not looked up stay."""
     schedule: LearningRateSchedule = LearningRateSchedule()
     seed: int = Field(default=0, ge=0, lt=2**32)
     engine: Literal["eager", "fused"] = "fused"
@@ -74,6 +77,8 @@ class TrainConfig(BaseModel):
 
     checkpoint_every_seconds: float | None = Field(default=300.0, gt=0)
     checkpoint_every_steps: int | None = Field(default=None, ge=1)
+    score_test: bool = True
+    """False leaves the test split closed, for runs that only choose a setting."""
     keep_model: bool = True
     """Leave the selected weights in ``model.safetensors``."""
     quiet: bool = False

@@ -79,8 +79,8 @@ class Result(_Frozen):
     bytes: Bytes
     validation: Metrics
     """Of the selected weights."""
-    test: Metrics
-    """Of the selected weights; the test split was read once, after training."""
+    test: Metrics | None
+    """Of the selected weights; the test split was read once, after training. None in a trial."""
     best_step: int
     """The step whose weights were selected, by validation AUC."""
     num_steps: int
@@ -92,6 +92,16 @@ class Result(_Frozen):
     peak_rss_bytes: int
     history: tuple[Evaluation, ...]
     environment: dict[str, str | int | None]
+
+    @property
+    def tested(self) -> Metrics:
+        """:attr:`test`; raises ``ValueError`` where the test split stayed closed."""
+        if self.test is None:
+            raise ValueError(
+                f"the run of {self.method} with seed {self.seed} did not score the test split "
+                f"(score_test is false); train it again with score_test = true"
+            )
+        return self.test
 
     def save(self, folder: Path) -> None:
         """Write ``folder/result.json`` in one step."""

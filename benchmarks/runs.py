@@ -148,6 +148,7 @@ def _side_by_side(
 ) -> Iterator[tuple[str, Result | Failure]]:
     waiting = list(todo.items())
     running: dict[Future[Result | Failure], str] = {}
+    of_the_caller = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(
         num_jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_ignore_interrupt
     )
@@ -167,7 +168,7 @@ def _side_by_side(
         ) from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
+        for process in set(multiprocessing.active_children()) - of_the_caller:
             process.terminate()
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from compactrec.benchmarks.budgets import format_bytes
+from compactrec.benchmarks.metrics import Metrics
 from compactrec.benchmarks.result import Result
 from compactrec.data.manifest import Manifest
 from compactrec.embeddings import Plan, get_method, method_names, size
@@ -117,8 +118,8 @@ def plan_table(plan: Plan, title: str) -> Table:
 def result_table(result: Result, folder: Path) -> Table:
     """One finished run."""
     table = _table(f"{folder}: {result.method}, seed {result.seed}", ("", "Validation", "Test"))
-    for name in type(result.test).model_fields:
-        values = (getattr(result.validation, name), getattr(result.test, name))
+    for name in Metrics.model_fields:
+        values = (getattr(result.validation, name), getattr(result.tested, name))
         texts = [f"{v:,}" if isinstance(v, int) else f"{v:.5f}" for v in values]
         table.add_row(name.replace("_", " "), *texts)
     table.add_section()

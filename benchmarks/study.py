@@ -36,7 +36,7 @@ _PER_RUN = frozenset(
     {
         "method", "budget_bytes", "threshold", "options", "seed", "num_threads", "num_jobs",
         "num_trials",
-        "table_learning_rate", "dense_learning_rate", "dense_weight_decay",
+        "table_learning_rate", "dense_learning_rate", "dense_weight_decay", "embedding_decay",
     }
 )  # fmt: skip
 """What runs of one report may differ in: the method, the seed, and what tuning chooses."""

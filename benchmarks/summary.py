@@ -175,13 +175,13 @@ def _row(cell: StudyCell, full: StudyCell | None, full_bytes: int | None) -> Row
     if not cell.results:
         return base
     runs = [cell.results[seed] for seed in sorted(cell.results)]
-    by_seed = {run.seed: run.test.auc for run in runs}
+    by_seed = {run.seed: run.tested.auc for run in runs}
     sizes = runs[0].bytes.model_dump(exclude={"full_serving_bytes"})
     speed = fmean(run.samples_per_second for run in runs)
     ratio = None
     if full is not None:
         ratio = speed / fmean(run.samples_per_second for run in full.results.values())
-    metrics = [run.test.model_dump(exclude={"auc", "num_rows"}) for run in runs]
+    metrics = [run.tested.model_dump(exclude={"auc", "num_rows"}) for run in runs]
     return base.model_copy(
         update={
             "seeds": tuple(by_seed),
@@ -232,11 +232,11 @@ def _draws(cells: Sequence[StudyCell], num_resamples: int) -> Draws:
 
 def _against(cells: Mapping[int, StudyCell], other: StudyCell, draws: Draws) -> dict[int, Versus]:
     """Every cell against `other`; Holm's correction runs over the cells tested here."""
-    theirs = {s: r.test.auc for s, r in other.results.items()}
+    theirs = {s: r.tested.auc for s, r in other.results.items()}
     seeds: dict[int, Difference] = {}
     rows: dict[int, Difference | None] = {}
     for i, cell in cells.items():
-        ours = {s: r.test.auc for s, r in cell.results.items()}
+        ours = {s: r.tested.auc for s, r in cell.results.items()}
         shared = sorted(ours.keys() & theirs.keys())
         if cell is other or not shared:
             continue

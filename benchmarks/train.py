@@ -39,8 +39,10 @@ from compactrec.benchmarks.environment import (
     reset_peak_rss,
 )
 from compactrec.benchmarks.history import History
-from compactrec.benchmarks.metrics import evaluate
+from compactrec.benchmarks.memory import keep_freed_memory
+from compactrec.benchmarks.metrics import Metrics, evaluate
 from compactrec.benchmarks.optimizers import Optimizers
+from compactrec.benchmarks.penalty import EmbeddingPenalty
 from compactrec.benchmarks.plans import method_of, plan_bytes, resolve_plan
 from compactrec.benchmarks.progress import ProgressBar
 from compactrec.benchmarks.result import (
@@ -76,6 +78,7 @@ class Run:
     config: TrainConfig
     model: nn.Module
     optimizers: Optimizers
+    penalty: EmbeddingPenalty
     loader: BatchLoader
     validation: BatchLoader
     store: CheckpointStore
@@ -96,6 +99,7 @@ def train(config: TrainConfig) -> Result:
     """
     # Every KeyedJaggedTensor asks torch.fx whether it is traced, and torch 2.13 logs that it did.
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+    keep_freed_memory()
     reset_peak_rss()
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
@@ -146,6 +150,7 @@ def _start(config: TrainConfig, manifest: Manifest, plan: Plan, store: Checkpoin
         config=config,
         model=model,
         optimizers=Optimizers(model, embeddings, config),
+        penalty=EmbeddingPenalty(embeddings, config.embedding_decay),
         loader=BatchLoader(config.data, "train", config.batch_size, seed=config.seed),
         validation=BatchLoader(config.data, "validation", config.eval_batch_size, shuffle=False),
         store=store,
@@ -181,7 +186,7 @@ def _train_epoch(run: Run, bar: ProgressBar) -> None:
         logits = model(batch.dense, batch.kjt())
         loss = binary_cross_entropy_with_logits(logits, batch.labels)
         optimizers.zero_grad()
-        loss.backward()
+        (loss + run.penalty.take()).backward()
         optimizers.step()
 
         history.count(loss.item(), batch.batch_size)
@@ -251,11 +256,7 @@ def _finish(run: Run, manifest: Manifest, plan: Plan) -> Result:
     config, history, out = run.config, run.history, run.config.out
     assert history.best is not None
     assert run.best_file is not None
-    run.model.load_state_dict(run.store.read(run.best_file))
-    test = BatchLoader(config.data, "test", config.eval_batch_size, shuffle=False)
-    logits, labels = predict(run.model, test, config.device)
-    predictions = tensors_to_bytes({"logits": logits, "labels": labels})
-    write_atomically(out / PREDICTIONS_NAME, predictions)
+    test = _test(run) if config.score_test else None
     plan.save(out / PLAN_NAME)
     if config.keep_model:
         copy_atomically(run.store.folder / run.best_file.name, out / MODEL_NAME)
@@ -270,7 +271,7 @@ def _finish(run: Run, manifest: Manifest, plan: Plan) -> Result:
         ),
         bytes=plan_bytes(config, plan),
         validation=history.best.validation,
-        test=evaluate(logits, labels),
+        test=test,
         best_step=history.best.step,
         num_steps=history.step,
         samples_per_second=history.num_samples / history.train_seconds,
@@ -282,6 +283,17 @@ def _finish(run: Run, manifest: Manifest, plan: Plan) -> Result:
     result.save(out)
     run.store.remove()
     return result
+
+
+def _test(run: Run) -> Metrics:
+    """Score the test split with the selected weights and keep the predictions."""
+    assert run.best_file is not None
+    run.model.load_state_dict(run.store.read(run.best_file))
+    test = BatchLoader(run.config.data, "test", run.config.eval_batch_size, shuffle=False)
+    logits, labels = predict(run.model, test, run.config.device)
+    predictions = tensors_to_bytes({"logits": logits, "labels": labels})
+    write_atomically(run.config.out / PREDICTIONS_NAME, predictions)
+    return evaluate(logits, labels)
 
 
 def main() -> None:

@@ -10,12 +10,13 @@ import pytest
 from rich.console import Console
 
 from compactrec.benchmarks.choices import parse_method
-from compactrec.benchmarks.compare import TRIALS, CompareRequest, compare
+from compactrec.benchmarks.compare import CompareRequest, compare
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.plans import plan_bytes
 from compactrec.benchmarks.report import write_report
 from compactrec.benchmarks.result import Result
 from compactrec.benchmarks.study import CompareFile, load_study
+from compactrec.benchmarks.tuning import TRIALS
 from compactrec.embeddings import Plan, get_method, method_names
 from tests.benchmarks.fake_runs import fake_data, fake_result
 
@@ -197,20 +198,23 @@ def test_tuning_gives_every_method_the_same_trials_and_chooses_by_validation(
     assert all(c.table_learning_rate == pytest.approx(0.06) for c in final)
 
 
-def test_trials_do_not_look_at_test_rows(base: TrainConfig) -> None:
-    """The choice stays the same when test AUC says the opposite of validation AUC."""
+def test_trials_leave_the_test_split_closed(base: TrainConfig) -> None:
+    runner = Recorder()
+    run(base, runner, num_trials=3)
+    closed = {c.out.parent.name: c.score_test for c in runner.configs}
+    assert closed == {"trials": False, "runs": True}
 
-    class Lying(Recorder):
-        def __call__(self, config: TrainConfig) -> Result:
-            result = super().__call__(config)
-            if config.out.parent.name == "trials":
-                test = result.test.model_copy(update={"auc": 1 - result.validation.auc})
-                result = result.model_copy(update={"test": test})
-                result.save(config.out)
-            return result
 
-    file = run(base, Lying(), num_trials=3)
-    assert {c.trial for c in file.cells} == {"tables x3"}
+def test_a_comparison_goes_on_with_the_threads_it_had(base: TrainConfig) -> None:
+    base = base.model_copy(update={"num_threads": None})
+    base.out.mkdir(parents=True)
+    first = Recorder()
+    file = run(base, first)
+    threads = 7
+    file.model_copy(update={"config": {**file.config, "num_threads": threads}}).save(base.out)
+    again = Recorder()
+    run(base, again)
+    assert {c.num_threads for c in again.configs} == {threads}
 
 
 def test_a_cell_whose_trials_all_fail_is_recorded(base: TrainConfig) -> None:

@@ -88,7 +88,7 @@ def test_learns_and_writes_everything_down(data: Path, tmp_path: Path) -> None:
     result = train(config)
     assert {path.name for path in config.out.iterdir()} == FILES
     assert Result.load(config.out) == result
-    assert result.test.auc > 0.7
+    assert result.tested.auc > 0.7
     assert result.validation.auc > 0.7
     assert result.num_steps == 2 * STEPS_PER_EPOCH
     assert [e.step for e in result.history] == [5, 9, 14, 18, 23, 27, 32, 36]
@@ -102,6 +102,26 @@ def test_learns_and_writes_everything_down(data: Path, tmp_path: Path) -> None:
     saved = load_file(str(config.out / "test_predictions.safetensors"))
     assert saved["logits"].dtype == saved["labels"].dtype == np.float32
     assert evaluate(saved["logits"], saved["labels"]) == result.test
+
+
+def test_a_trial_leaves_the_test_split_closed(data: Path, tmp_path: Path, spy: type[Spy]) -> None:
+    result = train(small(data, tmp_path / "run", score_test=False, epochs=1))
+    assert "test" not in spy.made
+    assert result.test is None
+    assert not (tmp_path / "run" / "test_predictions.safetensors").exists()
+    with pytest.raises(ValueError, match="did not score the test split"):
+        _ = result.tested
+    whole = train(small(data, tmp_path / "whole", epochs=1))
+    assert whole.validation == result.validation
+
+
+def test_embedding_decay_shrinks_what_is_looked_up(data: Path, tmp_path: Path) -> None:
+    norms = []
+    for decay in (0.0, 1.0):
+        train(small(data, tmp_path / f"{decay}", epochs=1, embedding_decay=decay))
+        state = load_file(str(tmp_path / f"{decay}" / "model.safetensors"))
+        norms.append(sum(np.square(v).sum() for k, v in state.items() if "embedding_bags" in k))
+    assert norms[1] < 0.9 * norms[0]
 
 
 def test_predictions_are_those_of_the_saved_model_in_file_order(data: Path, tmp_path: Path) -> None:
@@ -180,7 +200,7 @@ def test_selects_by_validation_and_stops_when_patience_is_over(
         assert torch.equal(tensor, weights[1][key])
     assert any(not torch.equal(t, weights[3][k]) for k, t in weights[1].items())
     assert (result.best_step, result.num_steps) == (9, 18)
-    assert (result.validation.auc, result.test.auc) == (0.7, 0.9)
+    assert (result.validation.auc, result.tested.auc) == (0.7, 0.9)
 
 
 @pytest.mark.parametrize(
@@ -275,7 +295,7 @@ def test_an_auc_that_leaves_chance_in_time_is_no_collapse(
 
 def test_a_table_without_dense_columns(tmp_path: Path) -> None:
     data = write_folder(tmp_path / "data", dense=())
-    assert train(small(data, tmp_path / "run")).test.auc > 0.7
+    assert train(small(data, tmp_path / "run")).tested.auc > 0.7
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
@@ -301,7 +321,7 @@ def test_as_a_script(
     monkeypatch.setattr(sys, "argv", ["train", str(tmp_path / "run.toml")])
     train_module.main()
     shown = json.loads(capsys.readouterr().out)
-    assert shown["test"]["auc"] == Result.load(tmp_path / "run").test.auc
+    assert shown["test"]["auc"] == Result.load(tmp_path / "run").tested.auc
     monkeypatch.setattr(sys, "argv", ["train"])
     with pytest.raises(SystemExit, match=r"usage: .* run\.toml"):
         train_module.main()
