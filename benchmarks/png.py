@@ -100,7 +100,7 @@ def _png_labels(
             annotation_clip=False,
             arrowprops={
                 "arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.5,
-                "shrinkA": 2, "shrinkB": 5,
+                "shrinkA": 2, "shrinkB": 5, "relpos": (0, 0.5),
             },
         )  # fmt: skip
 

@@ -14,10 +14,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation, Text
 from rich.console import Console
 from scipy import stats as scipy_stats
 
 from compactrec.benchmarks.charts import series_of, spread
+from compactrec.benchmarks.png import draw_png
 from compactrec.benchmarks.report import (
     ReportFiles,
     findings,
@@ -358,6 +361,28 @@ def test_the_png_is_a_picture(files: ReportFiles) -> None:
     assert files.png is not None
     assert files.png.read_bytes().startswith(b"\x89PNG")
     assert files.png.stat().st_size > 20_000
+
+
+def test_no_line_of_the_png_crosses_the_label_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crowded = {f"method{i}": {QUARTER: 0.8, SIXTEENTH: 0.9} for i in range(6)}
+    fake_study(tmp_path, {"hash": {QUARTER: 0.8, SIXTEENTH: 0.9}, **crowded}, full_noise=0.79)
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path: drawn.append(figure))
+    assert draw_png(summarise(load_study([tmp_path]), num_resamples=0), tmp_path / "report.png")
+    drawn[0].draw_without_rendering()
+    labels = [t for t in drawn[0].axes[0].texts if isinstance(t, Annotation)]
+    assert len(labels) == 8
+    for label in labels:
+        assert label.arrow_patch is not None
+        line = label.arrow_patch.get_transform().transform_path(label.arrow_patch.get_path())
+        crossed = [
+            other.get_text()
+            for other in labels
+            if other is not label and line.intersects_bbox(Text.get_window_extent(other), False)
+        ]
+        assert crossed == [], label.get_text()
 
 
 def test_findings_name_the_best_method_per_budget(summary: Summary) -> None:
