@@ -305,6 +305,8 @@ def _versus_cell(versus: Versus | None) -> _Cell:
     if versus.rows_low is not None and versus.rows_high is not None:
         rows = f"rows {versus.rows_low:+.4f} to {versus.rows_high:+.4f}"
     p = "" if versus.p_holm is None else f"corrected p = {versus.p_holm:.3g} over seeds"
+    if versus.p_holm is None and versus.num_seeds > 1:
+        p = "no p-value: the same difference under every seed"
     return _Cell(
         f"{versus.mean:+.4f}{half} {_SIGNS[versus.verdict]}".rstrip(),
         str(versus.mean),

@@ -109,6 +109,24 @@ def test_equal_methods_are_not_told_apart(tmp_path: Path) -> None:
     assert row.versus["hash"].verdict == "unclear"
 
 
+def test_one_difference_under_every_seed_is_not_told_apart(tmp_path: Path) -> None:
+    fake_study(tmp_path, {"hash": {QUARTER: 0.9}, "rare": {QUARTER: 0.9}, "mixed": {QUARTER: 0.7}})
+    for seed in range(3):
+        base = Result.load(tmp_path / f"runs/hash_{QUARTER}_{seed}")
+        test = base.test.model_copy(update={"auc": base.test.auc + 0.01})
+        path = tmp_path / f"runs/rare_{QUARTER}_{seed}"
+        Result.load(path).model_copy(update={"test": test}).save(path)
+    for path in tmp_path.rglob("*.safetensors"):
+        path.unlink()
+    summary = summarise(load_study([tmp_path]))
+    versus = row_of(summary, "rare", QUARTER).versus["hash"]
+    assert versus.mean == pytest.approx(0.01)
+    assert (versus.low, versus.p_value, versus.p_holm) == (None, None, None)
+    assert versus.verdict == "unclear"
+    assert "| +0.0100 |" in markdown_fragment(summary)
+    assert "no p-value: the same difference under every seed" in html_page(summary)
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_what_the_test_rows_do_not_bear_out_is_not_told_apart(tmp_path: Path, sign: int) -> None:
     """All seeds agree on a difference, but the predictions say that other rows might not."""
