@@ -293,7 +293,7 @@ def _train_config(file: Path | None, **options: object) -> TrainConfig:
 
 
 def _show_report(files: ReportFiles, console: Console) -> None:
-    from compactrec.benchmarks.report import terminal_table
+    from compactrec.benchmarks.show import terminal_table
 
     console.print(terminal_table(files.summary, console.width))
     pictures = [path for path in (files.png, files.html, files.markdown, files.json) if path]

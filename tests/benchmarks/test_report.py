@@ -27,10 +27,10 @@ from compactrec.benchmarks.report import (
     html_page,
     insert_fragment,
     markdown_fragment,
-    terminal_table,
     write_report,
 )
 from compactrec.benchmarks.result import PREDICTIONS_NAME, DataInfo, Result
+from compactrec.benchmarks.show import terminal_table
 from compactrec.benchmarks.study import load_study
 from compactrec.benchmarks.summary import Row, Summary, summarise
 from compactrec.benchmarks.svg import curve_svg, difference_svg
