@@ -100,13 +100,13 @@ def markdown_fragment(summary: Summary) -> str:
     return "\n".join(parts) + "\n"
 
 
-def insert_fragment(readme: Path, fragment: str) -> bool:
-    """Replace what stands between the markers in `readme`; True when the file changed.
+def insert_fragment(readme: Path, fragment: str, section: str = "results") -> bool:
+    """Replace what stands between the markers of `section` in a file; True when that changed it.
 
     Raises ValueError when the markers are not there exactly once, in order.
     """
     text = readme.read_text(encoding="utf-8")
-    new = replaced(text, "results", fragment, str(readme))
+    new = replaced(text, section, fragment, str(readme))
     if new != text:
         readme.write_text(new, encoding="utf-8")
     return new != text
@@ -122,7 +122,7 @@ def replaced(text: str, section: str, content: str, where: str) -> str:
     if text.count(begin) != 1 or text.count(end) != 1 or end not in rest:
         raise ValueError(
             f"{where} must hold the line '{begin}' once and, below it, '{end}' once; add both "
-            "lines where the table shall stand"
+            "lines where that part shall stand"
         )
     return f"{head}{begin}\n{content.strip()}\n{end}{rest.partition(end)[2]}"
 
