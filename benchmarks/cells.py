@@ -134,7 +134,7 @@ def left_out(summary: Summary) -> list[str]:
     for row in summary.rows:
         where = f"{row.method} at {budget_text(row)}" if row.budget_bytes else row.method
         if row.auc is None:
-            lines.append(f"No result for {where}: {row.reason or 'not run yet'}.")
+            lines.append(f"No result for {where}: {row.reason or 'it was not run'}.")
         elif row.missing:
             lines.append(f"Seeds missing for {where}: {'; '.join(row.missing)}.")
     return lines

@@ -1,6 +1,6 @@
 """What the pictures of a report show: series, axes, labels. Drawn by `svg.py` and `png.py`.
 
-Two pictures: test AUC against serving bytes, and the difference to the baseline at equal bytes.
+Two pictures: test AUC against serving bytes, and the difference to the baseline at each budget.
 Colours are Okabe and Ito's, which colour-blind readers tell apart; every series has a mark of its
 own too; baselines are grey with hollow marks.
 """

@@ -75,7 +75,7 @@ def difference_svg(summary: Summary, width: int = 920) -> str:
         kind = "zero" if abs(tick) < 1e-12 else "grid"
         parts.append(_line(x, frame.top, x, frame.bottom, kind))
         parts.append(_text(x, frame.bottom + 18, signed_text(tick, low, high), "tick", "middle"))
-    caption = f"test AUC minus that of {summary.baseline} at the same bytes"
+    caption = f"test AUC minus that of {summary.baseline} at the same budget"
     parts.append(_text((frame.left + frame.right) / 2, height - 6, caption, "axis", "middle"))
     colours = {s.method: s for s in series_of(summary)}
     y = frame.top

@@ -13,6 +13,8 @@ import pytest
 
 from compactrec import __version__, cli
 from compactrec.benchmarks import demo as demo_settings
+from compactrec.benchmarks.config import TrainConfig
+from compactrec.benchmarks.result import Result
 from compactrec.benchmarks.study import CompareFile
 from compactrec.embeddings import get_method, method_names
 from tests.benchmarks.fake_runs import fake_data, fake_result
@@ -316,7 +318,8 @@ def test_compare_then_report_end_to_end(capsys: Captured, tmp_path: Path) -> Non
 def test_a_failed_run_is_an_exit_code_of_1_and_a_report(
     capsys: Captured, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fake_train(config):  # type: ignore[no-untyped-def]
+    def fake_train(config: TrainConfig) -> Result:
+        assert config.method is not None
         if config.method == "hash":
             raise ValueError("the loss is [red]NaN[/red]")
         return fake_result(config.out, config.method, config.budget_bytes, config.seed, 1.0)
@@ -381,9 +384,10 @@ def test_demo_runs_every_method_and_goes_on(
     capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, from_file: bool
 ) -> None:
     """All of the demo but the training."""
-    calls = []
+    calls: list[TrainConfig] = []
 
-    def fake_train(config):  # type: ignore[no-untyped-def]
+    def fake_train(config: TrainConfig) -> Result:
+        assert config.method is not None
         calls.append(config)
         noise = 0.3 if config.budget_bytes is None else 1.0
         return fake_result(config.out, config.method, config.budget_bytes, config.seed, noise)
