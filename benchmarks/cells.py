@@ -6,15 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from compactrec.benchmarks.budgets import format_bytes
-from compactrec.benchmarks.charts import SIGNS
 from compactrec.benchmarks.summary import FULL, Row, Summary, Versus
+from compactrec.benchmarks.texts import SIGNS, budget_text, estimate_text
 
 __all__ = [
     "Cell",
     "Line",
-    "budget_text",
     "columns_of",
-    "estimate_text",
     "left_out",
     "legend_of",
     "sections_of",
@@ -138,20 +136,6 @@ def left_out(summary: Summary) -> list[str]:
         elif row.missing:
             lines.append(f"Seeds missing for {where}: {'; '.join(row.missing)}.")
     return lines
-
-
-def budget_text(row: Row) -> str:
-    if row.budget_bytes is None:
-        return "no budget"
-    size = format_bytes(row.budget_bytes)
-    return size if row.budget in (None, size) else f"{row.budget} of full ({size})"
-
-
-def estimate_text(row: Row) -> str:
-    if row.auc is None:
-        return "-"
-    half = row.auc.half_width
-    return f"{row.auc.mean:.4f}" + (f" ± {half:.4f}" if half is not None else "")
 
 
 def _by_seed(row: Row) -> str:

@@ -15,9 +15,7 @@ from pathlib import Path
 
 from compactrec.benchmarks.budgets import format_bytes
 from compactrec.benchmarks.cells import (
-    budget_text,
     columns_of,
-    estimate_text,
     left_out,
     legend_of,
     sections_of,
@@ -29,6 +27,7 @@ from compactrec.benchmarks.png import draw_png
 from compactrec.benchmarks.study import load_study, write_json
 from compactrec.benchmarks.summary import FULL, Summary, summarise
 from compactrec.benchmarks.svg import curve_svg, difference_svg
+from compactrec.benchmarks.texts import budget_text, estimate_text
 
 __all__ = [
     "ReportFiles",

@@ -15,7 +15,6 @@ from rich.text import Text
 from compactrec.benchmarks.budgets import format_bytes
 from compactrec.benchmarks.cells import (
     Line,
-    budget_text,
     columns_of,
     left_out,
     legend_of,
@@ -26,6 +25,7 @@ from compactrec.benchmarks.cells import (
 )
 from compactrec.benchmarks.result import Result
 from compactrec.benchmarks.summary import Summary
+from compactrec.benchmarks.texts import budget_text
 from compactrec.data.manifest import Manifest
 from compactrec.embeddings import Plan, get_method, method_names, size
 from compactrec.embeddings.registry import lower

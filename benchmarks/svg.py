@@ -11,14 +11,11 @@ from html import escape
 from compactrec.benchmarks.budgets import format_bytes
 from compactrec.benchmarks.charts import (
     ON_DARK,
-    SIGNS,
     Frame,
     Level,
     Series,
     bounds,
     curve_frame,
-    describe_difference,
-    describe_row,
     difference_groups,
     extent,
     label_of,
@@ -33,6 +30,7 @@ from compactrec.benchmarks.charts import (
     ticks,
 )
 from compactrec.benchmarks.summary import Row, Summary
+from compactrec.benchmarks.texts import SIGNS, describe_difference, describe_row
 
 __all__ = ["curve_svg", "difference_svg"]
 

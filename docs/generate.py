@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from compactrec.benchmarks.budgets import format_bytes
-from compactrec.benchmarks.cells import estimate_text, versus_cell
+from compactrec.benchmarks.cells import versus_cell
 from compactrec.benchmarks.report import insert_fragment
 from compactrec.benchmarks.summary import FULL, Row, Summary
+from compactrec.benchmarks.texts import estimate_text
 from compactrec.embeddings import get_method, method_names
 
 __all__ = ["derived", "main", "methods_table", "runs_of", "step_times"]
