@@ -346,7 +346,9 @@ def labels_of(svg: str) -> dict[str, float]:
 
 
 def test_labels_beside_the_curves_do_not_overlap(summary: Summary, tmp_path: Path) -> None:
-    crowded = {f"method{i}": {QUARTER: 0.8, SIXTEENTH: 0.9} for i in range(9)}
+    crowded: dict[str, dict[int, float | str]] = {
+        f"method{i}": {QUARTER: 0.8, SIXTEENTH: 0.9} for i in range(9)
+    }
     fake_study(tmp_path, {"hash": {QUARTER: 0.8, SIXTEENTH: 0.9}, **crowded}, full_noise=0.79)
     for one in (summary, summarise(load_study([tmp_path]), num_resamples=0)):
         labels = labels_of(curve_svg(one))
@@ -384,7 +386,9 @@ def test_the_png_is_a_picture(files: ReportFiles) -> None:
 def test_no_line_of_the_png_crosses_the_label_of_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    crowded = {f"method{i}": {QUARTER: 0.8, SIXTEENTH: 0.9} for i in range(6)}
+    crowded: dict[str, dict[int, float | str]] = {
+        f"method{i}": {QUARTER: 0.8, SIXTEENTH: 0.9} for i in range(6)
+    }
     fake_study(tmp_path, {"hash": {QUARTER: 0.8, SIXTEENTH: 0.9}, **crowded}, full_noise=0.79)
     drawn: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, path: drawn.append(figure))
