@@ -45,7 +45,7 @@ format: setup ## format the code and fix what lint can fix
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
 
-docs: setup ## write the derived parts of README.md
+docs: setup ## write the derived parts of README.md and of the method cards
 	$(PY) docs/generate.py
 
 bench-smoke: setup ## every benchmark at a toy size, about a minute

@@ -1,6 +1,6 @@
 """What the pictures of a report show: series, axes, labels. Drawn by `svg.py` and `png.py`.
 
-Two pictures: test AUC against serving bytes, and the difference to the baseline at equal bytes.
+Two pictures: test AUC against serving bytes, and the difference to the baseline at each budget.
 Colours are Okabe and Ito's, which colour-blind readers tell apart; every series has a mark of its
 own too; baselines are grey with hollow marks.
 """
@@ -15,18 +15,16 @@ from typing import Literal
 
 from compactrec.benchmarks.budgets import format_bytes
 from compactrec.benchmarks.summary import Row, Summary
+from compactrec.benchmarks.texts import budget_text
 
 __all__ = [
     "DODGE",
     "ON_DARK",
-    "SIGNS",
     "Frame",
     "Level",
     "Series",
     "bounds",
     "curve_frame",
-    "describe_difference",
-    "describe_row",
     "difference_groups",
     "extent",
     "label_of",
@@ -50,7 +48,6 @@ ON_DARK = dict(zip((*_COLOURS, *_GREYS), (*_PALE, *_PALE_GREYS), strict=True))
 _MARKS = ("circle", "square", "triangle", "diamond", "down")
 DODGE = 0.022
 """Sideways spread of points at one budget, in parts of the picture's width."""
-SIGNS = {"better": " ▲", "worse": " ▼", "unclear": ""}
 
 
 @dataclass(frozen=True)
@@ -191,9 +188,7 @@ def difference_groups(summary: Summary) -> list[tuple[str, list[Row]]]:
     for budget in sorted(summary.budgets):
         rows = [r for r in summary.at(budget) if summary.baseline in r.versus]
         if rows:
-            name = next((r.budget for r in rows if r.budget), None)
-            size = format_bytes(budget)
-            groups.append((size if name in (None, size) else f"{name} of full ({size})", rows))
+            groups.append((budget_text(rows[0]), rows))
     return groups
 
 
@@ -244,23 +239,3 @@ def number_text(value: float, low: float, high: float) -> str:
 
 def signed_text(value: float, low: float, high: float) -> str:
     return "0" if abs(value) < 1e-12 else f"{value:+.{_digits(low, high)}f}"
-
-
-def describe_row(row: Row) -> str:
-    if row.auc is None:
-        return row.method
-    half = f" ± {row.auc.half_width:.4f}" if row.auc.half_width is not None else ""
-    size = format_bytes(row.bytes["serving_bytes"])
-    return f"{row.method}: test AUC {row.auc.mean:.4f}{half} with {size}, {len(row.seeds)} seeds"
-
-
-def describe_difference(row: Row, baseline: str) -> str:
-    v = row.versus[baseline]
-    parts = [f"{row.method}: {v.mean:+.4f} test AUC against {baseline}"]
-    if v.low is not None and v.high is not None:
-        parts.append(f"seeds {v.low:+.4f} to {v.high:+.4f}")
-    if v.rows_low is not None and v.rows_high is not None:
-        parts.append(f"test rows {v.rows_low:+.4f} to {v.rows_high:+.4f}")
-    if v.p_holm is not None:
-        parts.append(f"corrected p = {v.p_holm:.2g}")
-    return "; ".join(parts)

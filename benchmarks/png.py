@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from compactrec.benchmarks.budgets import format_bytes
 from compactrec.benchmarks.charts import (
-    SIGNS,
     Series,
     bounds,
     curve_frame,
@@ -21,6 +20,7 @@ from compactrec.benchmarks.charts import (
     spread,
 )
 from compactrec.benchmarks.summary import Summary
+from compactrec.benchmarks.texts import SIGNS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,7 +100,7 @@ def _png_labels(
             annotation_clip=False,
             arrowprops={
                 "arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.5,
-                "shrinkA": 2, "shrinkB": 5,
+                "shrinkA": 2, "shrinkB": 5, "relpos": (0, 0.5),
             },
         )  # fmt: skip
 

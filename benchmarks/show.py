@@ -1,24 +1,47 @@
-"""Tables for the terminal: methods, a data folder, a plan, one result."""
+"""Tables for the terminal: methods, a data folder, a plan, one result, a comparison."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.box import SIMPLE_HEAD
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from compactrec.benchmarks.budgets import format_bytes
+from compactrec.benchmarks.cells import (
+    Line,
+    columns_of,
+    left_out,
+    legend_of,
+    sections_of,
+    short_cells,
+    title_of,
+    with_tag,
+)
 from compactrec.benchmarks.metrics import Metrics
 from compactrec.benchmarks.result import Result
+from compactrec.benchmarks.summary import Summary
+from compactrec.benchmarks.texts import budget_text
 from compactrec.data.manifest import Manifest
 from compactrec.embeddings import Plan, get_method, method_names, size
 from compactrec.embeddings.registry import lower
 
-__all__ = ["manifest_table", "methods_table", "option_text", "plan_table", "result_table"]
+__all__ = [
+    "manifest_table",
+    "methods_table",
+    "option_text",
+    "plan_table",
+    "result_table",
+    "terminal_table",
+]
+
+_STYLES = {"better": "green", "worse": "red", "reason": "dim"}
+_DROPPED_FIRST = ("Budget", "Log loss", "Training", "Smaller", "Samples/s", "vs full")
 
 
 def methods_table() -> Table:
@@ -130,6 +153,30 @@ def result_table(result: Result, folder: Path) -> Table:
     return table
 
 
+def terminal_table(summary: Summary, width: int = 160) -> Group:
+    """The table for a terminal of `width` characters, with what was left out below it.
+
+    Columns that do not fit are left out, the least important first; they are in the files.
+    """
+    sections = list(sections_of(summary))
+    names = columns_of(summary)
+    headings = {b: budget_text(lines[0].row) for b, lines in sections if b is not None}
+    shown = _fitting(names, headings.values(), [x for _, lines in sections for x in lines], width)
+    table = _table(title_of(summary), tuple(names[i] for i in shown))
+    for column in table.columns:
+        column.no_wrap = True
+    for budget, lines in sections:
+        if budget is not None:
+            table.add_row(Text(headings[budget], style="bold cyan"))
+        for line in lines:
+            cells = dict(enumerate(short_cells(line, len(names))))
+            texts = [Text(with_tag(cells[i]), style=_STYLES.get(cells[i].kind, "")) for i in shown]
+            table.add_row(*texts, style="bold" if line.reference else "")
+        table.add_row()
+    notes = [Text(f"* {line}", style="dim") for line in left_out(summary)]
+    return Group(table, *notes, Text(legend_of(summary), style="dim"))
+
+
 def _table(
     title: str, names: tuple[str, ...], *, num_left: int = 1, num_right: int | None = None
 ) -> Table:
@@ -141,6 +188,23 @@ def _table(
         right = i >= num_left if num_right is None else i >= len(names) - num_right
         table.add_column(name, justify="right" if right else "left")
     return table
+
+
+def _fitting(
+    names: Sequence[str], headings: Iterable[str], lines: Sequence[Line], width: int
+) -> list[int]:
+    """Indices of the columns to show. "Budget" never is: each budget has a heading."""
+    widths = [len(name) for name in names]
+    widths[0] = max([widths[0], *(len(heading) for heading in headings)])
+    for line in lines:
+        for i, cell in enumerate(short_cells(line, len(names))):
+            widths[i] = max(widths[i], len(with_tag(cell)))
+    shown = list(range(len(names)))
+    for name in _DROPPED_FIRST:
+        if name != "Budget" and sum(widths[i] + 3 for i in shown) <= width:
+            break
+        shown.remove(list(names).index(name))
+    return shown
 
 
 def _shapes(tables: Iterable[tuple[int, int]]) -> str:

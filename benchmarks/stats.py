@@ -80,7 +80,9 @@ def paired_difference(
 ) -> Difference:
     """Paired t-test of a - b over the seeds that both have: `{seed: value}` each.
 
-    Raises ValueError when no seed is shared. With one shared seed there is no interval.
+    No interval and no p-value with one shared seed, nor where the differences are equal but for
+    rounding: without a spread there is nothing to hold the mean against, and t is not defined.
+    Raises ValueError when no seed is shared.
     """
     seeds = sorted(a.keys() & b.keys())
     if not seeds:
@@ -88,16 +90,15 @@ def paired_difference(
             f"paired_difference: no seed in common, got {sorted(a)} and {sorted(b)}; "
             "run both methods with the same seeds"
         )
-    d = _finite([a[s] for s in seeds], "a") - _finite([b[s] for s in seeds], "b")
+    x, y = _finite([a[s] for s in seeds], "a"), _finite([b[s] for s in seeds], "b")
+    d = x - y
     mean = float(d.mean())
-    if d.size == 1:
-        return Difference(mean, None, None, None, 1)
+    rounding = 1e-14 * float(max(1.0, np.abs(x).max(), np.abs(y).max()))
+    if d.size == 1 or np.ptp(d) <= rounding:
+        return Difference(mean, None, None, None, int(d.size))
     error = float(d.std(ddof=1)) / math.sqrt(d.size)
     half = _t_quantile(confidence, d.size) * error
-    if error > 0:
-        p_value = 2.0 * float(scipy_stats.t.sf(abs(mean) / error, d.size - 1))
-    else:
-        p_value = 1.0 if mean == 0 else 0.0
+    p_value = 2.0 * float(scipy_stats.t.sf(abs(mean) / error, d.size - 1))
     return Difference(mean, mean - half, mean + half, p_value, int(d.size))
 
 

@@ -11,14 +11,11 @@ from html import escape
 from compactrec.benchmarks.budgets import format_bytes
 from compactrec.benchmarks.charts import (
     ON_DARK,
-    SIGNS,
     Frame,
     Level,
     Series,
     bounds,
     curve_frame,
-    describe_difference,
-    describe_row,
     difference_groups,
     extent,
     label_of,
@@ -33,6 +30,7 @@ from compactrec.benchmarks.charts import (
     ticks,
 )
 from compactrec.benchmarks.summary import Row, Summary
+from compactrec.benchmarks.texts import SIGNS, describe_difference, describe_row
 
 __all__ = ["curve_svg", "difference_svg"]
 
@@ -75,7 +73,7 @@ def difference_svg(summary: Summary, width: int = 920) -> str:
         kind = "zero" if abs(tick) < 1e-12 else "grid"
         parts.append(_line(x, frame.top, x, frame.bottom, kind))
         parts.append(_text(x, frame.bottom + 18, signed_text(tick, low, high), "tick", "middle"))
-    caption = f"test AUC minus that of {summary.baseline} at the same bytes"
+    caption = f"test AUC minus that of {summary.baseline} at the same budget"
     parts.append(_text((frame.left + frame.right) / 2, height - 6, caption, "axis", "middle"))
     colours = {s.method: s for s in series_of(summary)}
     y = frame.top

@@ -1,13 +1,31 @@
-"""Write the derived parts of README.md: ``make docs``. A test fails when they are stale."""
+"""Write the derived parts of README.md and of the cards: ``make docs``. A test finds stale ones."""
 
+import json
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from compactrec.benchmarks.budgets import format_bytes
+from compactrec.benchmarks.cells import versus_cell
+from compactrec.benchmarks.report import insert_fragment
+from compactrec.benchmarks.summary import FULL, Row, Summary
+from compactrec.benchmarks.texts import estimate_text
 from compactrec.embeddings import get_method, method_names
 
-__all__ = ["main", "methods_table", "replaced"]
+__all__ = ["derived", "main", "methods_table", "runs_of", "step_times"]
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+TOLD_APART = {"better": "yes, better", "worse": "yes, worse", "unclear": "no"}
+
+
+def derived() -> Iterator[tuple[Path, str, str]]:
+    """Every derived part: its file, the name of its section, its content."""
+    yield ROOT / "README.md", "methods", methods_table()
+    folders = sorted(path.parent for path in RESULTS.glob("*/summary.json"))
+    for name in method_names():
+        content = "\n\n".join(filter(None, [runs_of(name, folders), step_times(name)]))
+        yield ROOT / "docs" / "methods" / f"{name}.md", "runs", content
 
 
 def methods_table() -> str:
@@ -22,18 +40,64 @@ def methods_table() -> str:
     return "\n".join(rows)
 
 
-def replaced(text: str, section: str, content: str) -> str:
-    """``text`` with the lines between the two markers of a section replaced."""
-    begin, end = f"<!-- {section}:begin -->", f"<!-- {section}:end -->"
-    if text.count(begin) != 1 or text.count(end) != 1:
-        raise ValueError(f"the text needs {begin} and {end} once each")
-    head, rest = text.split(begin)
-    return f"{head}{begin}\n{content}\n{end}{rest.split(end)[1]}"
+def runs_of(method: str, folders: Sequence[Path]) -> str:
+    """What a method cost in the comparisons of `folders`: a row per data set and budget."""
+    rows = []
+    for folder in folders:
+        summary = Summary.model_validate_json((folder / "summary.json").read_text())
+        data = f"[{summary.data.name}](../../benchmarks/results/{folder.name}/report.md)"
+        found = [row for row in summary.rows if row.method.partition(":")[0] == method]
+        rows += [f"| {data} | {' | '.join(_cells(row))} |" for row in found]
+    if not rows:
+        return "**In our runs.** No committed comparison has this method."
+    return "\n".join(
+        [
+            "**In our runs.** Mean over seeds ± half of a 95% interval; "
+            "[Reading the numbers](../reading-the-numbers.md) says when two are told apart.",
+            "",
+            "| data | budget | serving | test AUC | minus `full` | told apart |",
+            "|---|---:|---:|---:|---:|---|",
+            *rows,
+        ]
+    )
+
+
+def step_times(method: str) -> str:
+    """The table step's time over that of full tables, as `bench_tables.py` measured it."""
+    path = RESULTS / "tables.json"
+    if method == FULL or not path.is_file():
+        return ""
+    measured = [
+        f"{result['rows'][method]['ratio_to_full']:.2f} ({result['batch']}, {result['dim']})"
+        for result in json.loads(path.read_text())["results"]
+        if method in result["rows"]
+    ]
+    if not measured:
+        return ""
+    return (
+        "Time of the [table step](../../benchmarks/README.md#speed) over that of `full`, at a "
+        f"quarter of its bytes (batch, width): {', '.join(measured)}."
+    )
+
+
+def _cells(row: Row) -> list[str]:
+    budget = row.budget or "-"
+    options = row.method.partition(":")[2]
+    if options:
+        budget += f", {options}"
+    if row.auc is None:
+        return [budget, "-", "no result", "-", "-"]
+    versus = row.versus.get(FULL)
+    difference = versus_cell(versus).text.rstrip(" ▲▼")
+    told = TOLD_APART[versus.verdict] if versus else "-"
+    serving = format_bytes(row.bytes["serving_bytes"])
+    return [budget, serving, estimate_text(row), difference, told]
 
 
 def main() -> None:
-    """Bring the README up to date."""
-    README.write_text(replaced(README.read_text(), "methods", methods_table()))
+    """Bring all of them up to date."""
+    for path, section, content in derived():
+        insert_fragment(path, content, section)
 
 
 if __name__ == "__main__":

@@ -22,13 +22,14 @@ from compactrec.embeddings.unified import UnifiedConfig
 from compactrec.embeddings.uniform import UniformConfig
 
 if TYPE_CHECKING:
-    from compactrec.embeddings.collection import CompressedEmbeddingBagCollection
+    from compactrec.embeddings.collection import (
+        CompressedEmbeddingBagCollection as CompressedEmbeddingBagCollection,
+    )
 
 __all__ = [
     "CompositionalConfig",
     "CompressedEmbedding",
     "CompressedEmbeddingBag",
-    "CompressedEmbeddingBagCollection",
     "Feature",
     "FullConfig",
     "FusedOptimizer",

@@ -13,6 +13,8 @@ import pytest
 
 from compactrec import __version__, cli
 from compactrec.benchmarks import demo as demo_settings
+from compactrec.benchmarks.config import TrainConfig
+from compactrec.benchmarks.result import Result
 from compactrec.benchmarks.study import CompareFile
 from compactrec.embeddings import get_method, method_names
 from tests.benchmarks.fake_runs import fake_data, fake_result
@@ -226,6 +228,60 @@ def test_train_wants_a_plan_or_a_method(capsys: Captured, tmp_path: Path, data: 
     assert "a plan file has its size already" in call(capsys, *both)[2]
 
 
+class Stopped(Exception):
+    """Raised instead of training; holds what the training would have got."""
+
+
+TRAINING = (
+    "--model", "dlrm", "--dim", "8", "--epochs", "2", "--batch-size", "64", "--table-lr", "0.5",
+    "--dense-lr", "0.25", "--table-optimizer", "sgd", "--device", "cpu", "--threads", "1",
+)  # fmt: skip
+ASKED = {
+    "model": "dlrm", "dim": 8, "epochs": 2, "batch_size": 64, "table_learning_rate": 0.5,
+    "dense_learning_rate": 0.25, "table_optimizer": "sgd", "device": "cpu", "num_threads": 1,
+}  # fmt: skip
+
+
+def stop(*given: object, **_: object) -> None:
+    raise Stopped(*given)
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [("train.train", ("train", "--method", "full")), ("compare.compare", ("compare",))],
+)
+def test_training_options_win_over_the_file_and_the_defaults(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: Path, target: str, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(f"compactrec.benchmarks.{target}", stop)
+    file = tmp_path / "run.toml"
+    file.write_text("dim = 4\nthreshold = 7\n")
+    places = ("--data", str(data), "--out", str(tmp_path / "o"), "--config", str(file))
+    budget = () if words[0] == "train" else ("--budget", "1/4")
+    with pytest.raises(Stopped) as caught:
+        cli.main([*words, *places, *budget, *TRAINING])
+    config = caught.value.args[-1].model_dump()
+    assert {name: config[name] for name in ASKED} == ASKED
+    assert config["threshold"] == 7
+    assert (config["data"], config["out"]) == (data, tmp_path / "o")
+    with pytest.raises(Stopped) as caught:
+        cli.main([*words, *places, *budget])
+    left = caught.value.args[-1]
+    assert (left.dim, left.epochs, left.model) == (4, 1, "dlrm")
+
+
+def test_lists_of_methods_may_hold_lists(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: Path
+) -> None:
+    monkeypatch.setattr("compactrec.benchmarks.compare.compare", stop)
+    words = ("--data", str(data), "--out", str(tmp_path), "--budget", "1/4, 25%", "--budget", "1MB")
+    with pytest.raises(Stopped) as caught:
+        cli.main(["compare", *words, "--methods", "a:dims=[8,[2,1]]:sign=true, hash,,b"])
+    request = caught.value.args[0]
+    assert request.methods == ("a:dims=[8,[2,1]]:sign=true", "hash", "b")
+    assert request.budgets == ("1/4", "25%", "1MB")
+
+
 def test_compare_then_report_end_to_end(capsys: Captured, tmp_path: Path) -> None:
     """Real training, as small as it can be."""
     data, out = write_folder(tmp_path / "clicks"), tmp_path / "runs"
@@ -262,7 +318,8 @@ def test_compare_then_report_end_to_end(capsys: Captured, tmp_path: Path) -> Non
 def test_a_failed_run_is_an_exit_code_of_1_and_a_report(
     capsys: Captured, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fake_train(config):  # type: ignore[no-untyped-def]
+    def fake_train(config: TrainConfig) -> Result:
+        assert config.method is not None
         if config.method == "hash":
             raise ValueError("the loss is [red]NaN[/red]")
         return fake_result(config.out, config.method, config.budget_bytes, config.seed, 1.0)
@@ -327,9 +384,10 @@ def test_demo_runs_every_method_and_goes_on(
     capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, from_file: bool
 ) -> None:
     """All of the demo but the training."""
-    calls = []
+    calls: list[TrainConfig] = []
 
-    def fake_train(config):  # type: ignore[no-untyped-def]
+    def fake_train(config: TrainConfig) -> Result:
+        assert config.method is not None
         calls.append(config)
         noise = 0.3 if config.budget_bytes is None else 1.0
         return fake_result(config.out, config.method, config.budget_bytes, config.seed, noise)

@@ -9,10 +9,13 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from compactrec.benchmarks.report import replaced, write_report
 from compactrec.embeddings import method_names
+from tests.benchmarks.fake_runs import fake_study
 from tests.cases import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,16 +71,46 @@ def test_registry_cards_and_cases_name_the_same_methods() -> None:
     assert sorted(cases.method for cases in METHODS) == names
 
 
-def test_the_readme_table_is_up_to_date() -> None:
+@pytest.fixture(scope="module")
+def generate() -> ModuleType:
+    """The script that writes the derived parts."""
     spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
     assert spec is not None
     assert spec.loader is not None
-    generate = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generate)
-    text = (ROOT / "README.md").read_text()
-    assert text == generate.replaced(text, "methods", generate.methods_table()), "run: make docs"
-    with pytest.raises(ValueError, match=r"needs <!-- nothing:begin --> and <!-- nothing:end -->"):
-        generate.replaced(text, "nothing", "")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_derived_parts_are_up_to_date(generate: ModuleType) -> None:
+    parts = list(generate.derived())
+    assert len(parts) == 1 + len(method_names())
+    for path, section, content in parts:
+        text = path.read_text()
+        assert text == replaced(text, section, content, str(path)), "run: make docs"
+
+
+def test_cards_hold_the_results_of_their_method(generate: ModuleType, tmp_path: Path) -> None:
+    noises: dict[str, dict[int, float | str]] = {
+        "hash": {4_000_000: 0.9, 1_000_000: 1.5},
+        "mixed": {4_000_000: 0.36, 1_000_000: "does not fit"},
+        "mixed:num_blocks=4": {4_000_000: 0.5},
+    }
+    fake_study(tmp_path / "clicks", noises)
+    row = write_report([tmp_path / "clicks"], tmp_path / "clicks", num_resamples=20).summary.rows[1]
+    text = generate.runs_of("hash", [tmp_path / "clicks"])
+    data = "[fake clicks](../../benchmarks/results/clicks/report.md)"
+    assert row.auc is not None
+    assert f"| {data} | 1/4 | 4 MB | {row.auc.mean:.4f} ± " in text
+    assert text.count(data) == 2
+    assert text.count("| yes, worse |") == 2
+    text = generate.runs_of("mixed", [tmp_path / "clicks"])
+    assert f"| {data} | 1/4 | 4 MB | " in text
+    assert f"| {data} | 1/16 | - | no result | - | - |" in text
+    assert f"| {data} | 1/4, num_blocks=4 | 4 MB | " in text
+    assert "| no |" in text
+    assert "16 MB" in generate.runs_of("full", [tmp_path / "clicks"])
+    assert "No committed comparison" in generate.runs_of("rare", [tmp_path / "clicks"])
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

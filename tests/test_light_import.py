@@ -88,6 +88,12 @@ def test_what_needs_torchrec_says_what_to_install() -> None:
     assert "requirements/cpu.txt" in message
 
 
+def test_a_star_import_brings_what_the_base_install_has() -> None:
+    run = run_light("from compactrec.embeddings import *; print(CompressedEmbedding.__name__)")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == "CompressedEmbedding\n"
+
+
 def test_command_line_says_what_to_install() -> None:
     run = run_light("from compactrec.cli import main; sys.exit(main(['methods']))")
     assert run.returncode != 0

@@ -83,7 +83,7 @@ def remove(root: Path, method: str) -> None:
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """The project without what is built, in a folder of its own."""
-    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "results")
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
     for folder in FOLDERS:
         shutil.copytree(ROOT / folder, tmp_path / folder, symlinks=True, ignore=ignored)
     for file in FILES:

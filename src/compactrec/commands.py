@@ -12,11 +12,20 @@ import typer
 from typer import Argument, Option
 
 from compactrec import __version__
+from compactrec.options import (
+    BUDGET,
+    Data,
+    Dim,
+    TrainOptions,
+    listed,
+    number,
+    train_config,
+    with_train_options,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from compactrec.benchmarks.config import TrainConfig
     from compactrec.benchmarks.report import ReportFiles
 
 __all__ = ["app"]
@@ -30,24 +39,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Data = Annotated[Path, Option("--data", help="Data folder, as `prepare` makes it.")]
-Config = Annotated[
-    Path | None,
-    Option(help="TOML file with further fields of the training config; options here win."),
-]
-Dim = Annotated[int | None, Option(min=1, help="Width of the embedding vectors. [16]")]
-Epochs = Annotated[int | None, Option(min=1, help="Passes over the training rows. [1]")]
-BatchSize = Annotated[int | None, Option(min=1, help="Rows per step. [2048]")]
-TableRate = Annotated[float | None, Option("--table-lr", help="Learning rate of tables. [0.02]")]
-DenseRate = Annotated[float | None, Option("--dense-lr", help="Learning rate of the rest. [0.001]")]
-TableOptimizer = Annotated[
-    str | None, Option(help="sgd, adagrad or rowwise_adagrad. [adagrad]", metavar="NAME")
-]
-Device = Annotated[str | None, Option(help="Torch device. [cpu]")]
-Threads = Annotated[int | None, Option(min=1, help="Threads per run. [all cores]")]
-Model = Annotated[str, Option(help="Model: dlrm.")]
-BUDGET = "Serving bytes: 64MB, 1.5GB, 64MiB, or a part of the full tables: 1/4, 0.25x, 25%."
 
 
 def _version(wanted: bool) -> None:
@@ -105,7 +96,7 @@ def prepare(
     rule: dict[str, Any] | None = None
     if split or validation or test:
         amounts = {"validation": validation, "test": test}
-        rule = {"rule": split or "time"} | {k: _number(v) for k, v in amounts.items() if v}
+        rule = {"rule": split or "time"} | {k: number(v) for k, v in amounts.items() if v}
     options = PrepareOptions.model_validate(
         {
             "name": name, "protocol": protocol, "split": rule, "mode": mode, "unseen": unseen,
@@ -133,7 +124,7 @@ def plan(
     from compactrec.benchmarks.choices import plan_for
     from compactrec.benchmarks.show import plan_table
 
-    base = _train_config(None, data=data, out=out, method="full", dim=dim, threshold=threshold)
+    base = train_config(None, {"data": data, "out": out, "dim": dim, "threshold": threshold})
     made = plan_for(base, method, budget)
     out.parent.mkdir(parents=True, exist_ok=True)
     made.save(out)
@@ -141,23 +132,16 @@ def plan(
 
 
 @app.command()
+@with_train_options
 def train(
     data: Data,
     out: Annotated[Path, Option(help="Folder of the run.")],
     plan: Annotated[Path | None, Option(help="Plan file; or give --method and --budget.")] = None,
     method: Annotated[str | None, Option(help="Method, instead of a plan file.")] = None,
     budget: Annotated[str | None, Option(help=BUDGET)] = None,
-    model: Model = "dlrm",
     seed: Annotated[int, Option(min=0, help="Seed of weights and row order.")] = 0,
-    dim: Dim = None,
-    epochs: Epochs = None,
-    batch_size: BatchSize = None,
-    table_lr: TableRate = None,
-    dense_lr: DenseRate = None,
-    table_optimizer: TableOptimizer = None,
-    device: Device = None,
-    threads: Threads = None,
-    config: Config = None,
+    *,
+    options: TrainOptions,
 ) -> None:
     """Train one model and test it once.
 
@@ -168,17 +152,14 @@ def train(
     from compactrec.benchmarks.show import result_table
     from compactrec.benchmarks.train import train as run
 
-    base = _train_config(
-        config, data=data, out=out, method="full", model=model, seed=seed, dim=dim, epochs=epochs,
-        batch_size=batch_size, table_learning_rate=table_lr, dense_learning_rate=dense_lr,
-        table_optimizer=table_optimizer, device=device, num_threads=threads,
-    )  # fmt: skip
+    base = options.train_config(data, out, seed)
     quiet_torch()
     result = run(train_config_for(base, plan, method, budget))
     _console().print(result_table(result, out))
 
 
 @app.command()
+@with_train_options
 def compare(
     data: Data,
     budget: Annotated[list[str], Option(help=BUDGET + " Several: 1/4,1/16.")],
@@ -192,33 +173,22 @@ def compare(
     ] = 1,
     jobs: Annotated[int, Option(min=1, help="Runs at once; the cores are shared out.")] = 1,
     baseline: Annotated[str, Option(help="Method that the others are tested against.")] = "hash",
-    model: Model = "dlrm",
-    dim: Dim = None,
-    epochs: Epochs = None,
-    batch_size: BatchSize = None,
-    table_lr: TableRate = None,
-    dense_lr: DenseRate = None,
-    table_optimizer: TableOptimizer = None,
-    device: Device = None,
-    threads: Threads = None,
-    config: Config = None,
+    *,
+    options: TrainOptions,
 ) -> None:
-    """Methods x budgets x seeds at equal bytes.
+    """Methods x budgets x seeds.
 
-    The baselines are always beside the methods asked for. Finished runs are not made again, and one
-    that was interrupted goes on. A report is written at the end.
+    Every method gets at most the budget, and the baselines are always beside those asked for.
+    Finished runs are not made again, and one that was interrupted goes on. A report is written at
+    the end.
     """
     from compactrec.benchmarks.compare import CompareRequest
     from compactrec.benchmarks.compare import compare as run
     from compactrec.benchmarks.report import write_report
 
-    base = _train_config(
-        config, data=data, out=out, method="full", model=model, dim=dim, epochs=epochs,
-        batch_size=batch_size, table_learning_rate=table_lr, dense_learning_rate=dense_lr,
-        table_optimizer=table_optimizer, device=device, num_threads=threads,
-    )  # fmt: skip
+    base = options.train_config(data, out)
     request = CompareRequest(
-        methods=_listed([methods]), budgets=_listed(budget), num_seeds=seeds, num_trials=tune,
+        methods=listed([methods]), budgets=listed(budget), num_seeds=seeds, num_trials=tune,
         num_jobs=jobs,
     )  # fmt: skip
     console = _console()
@@ -276,24 +246,8 @@ def demo(
     _show_report(run_demo(out, data, num_jobs=jobs, max_rows=max_rows, console=console), console)
 
 
-def _train_config(file: Path | None, **options: object) -> TrainConfig:
-    """Defaults, then the fields of the TOML file, then the options that were given."""
-    import tomllib
-
-    from compactrec.benchmarks.config import TrainConfig
-
-    fields: dict[str, Any] = {}
-    if file is not None:
-        try:
-            fields = tomllib.loads(file.read_text(encoding="utf-8"))
-        except tomllib.TOMLDecodeError as error:
-            raise ValueError(f"{file} is not valid TOML: {error}") from error
-    given = {name: value for name, value in options.items() if value is not None}
-    return TrainConfig.model_validate({**fields, **given})
-
-
 def _show_report(files: ReportFiles, console: Console) -> None:
-    from compactrec.benchmarks.report import terminal_table
+    from compactrec.benchmarks.show import terminal_table
 
     console.print(terminal_table(files.summary, console.width))
     pictures = [path for path in (files.png, files.html, files.markdown, files.json) if path]
@@ -306,11 +260,3 @@ def _console() -> Console:
 
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=150)
-
-
-def _listed(texts: list[str]) -> tuple[str, ...]:
-    return tuple(part.strip() for text in texts for part in text.split(",") if part.strip())
-
-
-def _number(text: str) -> str | int:
-    return int(text) if text.isdigit() else text

@@ -278,6 +278,7 @@ def test_budgets_that_are_the_same_number_of_bytes_are_one(base: TrainConfig) ->
     assert {c.budget for c in file.cells} == {None, "1/4"}
 
 
+@pytest.mark.slow
 def test_two_jobs_at_once_give_the_same_files(base: TrainConfig) -> None:
     """In processes of their own; the runner must be importable there."""
     request = CompareRequest(budgets=("1/4",), num_seeds=1, num_jobs=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -14,20 +15,23 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation, Text
 from rich.console import Console
 from scipy import stats as scipy_stats
 
 from compactrec.benchmarks.charts import series_of, spread
+from compactrec.benchmarks.png import draw_png
 from compactrec.benchmarks.report import (
     ReportFiles,
     findings,
     html_page,
     insert_fragment,
     markdown_fragment,
-    terminal_table,
     write_report,
 )
 from compactrec.benchmarks.result import PREDICTIONS_NAME, DataInfo, Result
+from compactrec.benchmarks.show import terminal_table
 from compactrec.benchmarks.study import load_study
 from compactrec.benchmarks.summary import Row, Summary, summarise
 from compactrec.benchmarks.svg import curve_svg, difference_svg
@@ -104,6 +108,24 @@ def test_equal_methods_are_not_told_apart(tmp_path: Path) -> None:
     fake_study(tmp_path, {"hash": {QUARTER: 0.9}, "rare": {QUARTER: 0.9}})
     row = row_of(summarise(load_study([tmp_path]), num_resamples=40), "rare", QUARTER)
     assert row.versus["hash"].verdict == "unclear"
+
+
+def test_one_difference_under_every_seed_is_not_told_apart(tmp_path: Path) -> None:
+    fake_study(tmp_path, {"hash": {QUARTER: 0.9}, "rare": {QUARTER: 0.9}, "mixed": {QUARTER: 0.7}})
+    for seed in range(3):
+        base = Result.load(tmp_path / f"runs/hash_{QUARTER}_{seed}")
+        test = base.test.model_copy(update={"auc": base.test.auc + 0.01})
+        path = tmp_path / f"runs/rare_{QUARTER}_{seed}"
+        Result.load(path).model_copy(update={"test": test}).save(path)
+    for path in tmp_path.rglob("*.safetensors"):
+        path.unlink()
+    summary = summarise(load_study([tmp_path]))
+    versus = row_of(summary, "rare", QUARTER).versus["hash"]
+    assert versus.mean == pytest.approx(0.01)
+    assert (versus.low, versus.p_value, versus.p_holm) == (None, None, None)
+    assert versus.verdict == "unclear"
+    assert "| +0.0100 |" in markdown_fragment(summary)
+    assert "no p-value: the same difference under every seed" in html_page(summary)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -241,9 +263,8 @@ def test_the_markdown_table_is_whole(summary: Summary) -> None:
 
 def test_every_row_stands_in_the_terminal_table(summary: Summary) -> None:
     for width in (80, 120, 160):
-        console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+        console = Console(width=width, record=True, file=io.StringIO())
         console.print(terminal_table(summary, width))
-        console.file.close()
         text = console.export_text()
         for name in NOISES:
             assert text.count(f" {name} ") + text.count(f"\n{name} ") >= 2
@@ -325,7 +346,9 @@ def labels_of(svg: str) -> dict[str, float]:
 
 
 def test_labels_beside_the_curves_do_not_overlap(summary: Summary, tmp_path: Path) -> None:
-    crowded = {f"method{i}": {QUARTER: 0.8, SIXTEENTH: 0.9} for i in range(9)}
+    crowded: dict[str, dict[int, float | str]] = {
+        f"method{i}": {QUARTER: 0.8, SIXTEENTH: 0.9} for i in range(9)
+    }
     fake_study(tmp_path, {"hash": {QUARTER: 0.8, SIXTEENTH: 0.9}, **crowded}, full_noise=0.79)
     for one in (summary, summarise(load_study([tmp_path]), num_resamples=0)):
         labels = labels_of(curve_svg(one))
@@ -358,6 +381,30 @@ def test_the_png_is_a_picture(files: ReportFiles) -> None:
     assert files.png is not None
     assert files.png.read_bytes().startswith(b"\x89PNG")
     assert files.png.stat().st_size > 20_000
+
+
+def test_no_line_of_the_png_crosses_the_label_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crowded: dict[str, dict[int, float | str]] = {
+        f"method{i}": {QUARTER: 0.8, SIXTEENTH: 0.9} for i in range(6)
+    }
+    fake_study(tmp_path, {"hash": {QUARTER: 0.8, SIXTEENTH: 0.9}, **crowded}, full_noise=0.79)
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path: drawn.append(figure))
+    assert draw_png(summarise(load_study([tmp_path]), num_resamples=0), tmp_path / "report.png")
+    drawn[0].draw_without_rendering()
+    labels = [t for t in drawn[0].axes[0].texts if isinstance(t, Annotation)]
+    assert len(labels) == 8
+    for label in labels:
+        assert label.arrow_patch is not None
+        line = label.arrow_patch.get_transform().transform_path(label.arrow_patch.get_path())
+        crossed = [
+            other.get_text()
+            for other in labels
+            if other is not label and line.intersects_bbox(Text.get_window_extent(other), False)
+        ]
+        assert crossed == [], label.get_text()
 
 
 def test_findings_name_the_best_method_per_budget(summary: Summary) -> None:

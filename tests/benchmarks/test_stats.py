@@ -67,11 +67,19 @@ def test_paired_difference_pairs_by_seed_not_by_position() -> None:
     assert got.mean == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize(("shift", "p_value"), [(0.0, 1.0), (0.25, 0.0)])
-def test_paired_difference_without_variance(shift: float, p_value: float) -> None:
-    a = {0: 0.5, 1: 0.75, 2: 1.0}
+@pytest.mark.parametrize("shift", [0.0, 0.25, 0.1, -0.003])
+def test_differences_that_are_equal_but_for_rounding_have_no_p_value(shift: float) -> None:
+    a = {0: 0.71, 1: 0.743, 2: 0.7591}
     got = paired_difference({s: v + shift for s, v in a.items()}, a)
-    assert (got.mean, got.low, got.high, got.p_value) == (shift, shift, shift, p_value)
+    assert got.mean == pytest.approx(shift)
+    assert (got.low, got.high, got.p_value, got.num) == (None, None, None, 3)
+
+
+def test_a_spread_above_rounding_is_tested() -> None:
+    a = {0: 0.71, 1: 0.743, 2: 0.7591}
+    got = paired_difference({s: v + 0.1 + 1e-12 * s for s, v in a.items()}, a)
+    assert got.p_value is not None
+    assert got.p_value < 1e-6
 
 
 def test_paired_difference_of_one_seed_has_no_interval() -> None:

@@ -417,6 +417,7 @@ def killed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_killed_anywhere_ends_like_one_that_was_not(
     data: Path, tmp_path: Path, killed: Path, name: str

@@ -18,12 +18,9 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 from compactrec.models.blocks import DotInteraction, lower_triangle_order, stack_by_key
 from compactrec.models.dlrm import DLRM
 from tests.reference.dlrm_reference import dlrm_logits, interact
+from tests.reference.kaggle import KAGGLE_SIZES
 
 SIZES = {"C1": 7, "C2": 11, "C3": 5}
-KAGGLE_SIZES = [
-    *(1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194, 27),
-    *(14992, 5461306, 10, 5652, 2173, 4, 7046547, 18, 15, 286181, 105, 142572),
-]
 
 
 def tables(sizes: dict[str, int], dim: int, device: str = "cpu") -> EmbeddingBagCollection:

@@ -1,0 +1,113 @@
+"""Options that several commands have, and what their words mean."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Option
+
+if TYPE_CHECKING:
+    from compactrec.benchmarks.config import TrainConfig
+
+__all__ = [
+    "BUDGET",
+    "Data",
+    "Dim",
+    "TrainOptions",
+    "listed",
+    "number",
+    "train_config",
+    "with_train_options",
+]
+
+BUDGET = "Serving bytes: 64MB, 1.5GB, 64MiB, or a part of the full tables: 1/4, 0.25x, 25%."
+Data = Annotated[Path, Option("--data", help="Data folder, as `prepare` makes it.")]
+Dim = Annotated[int | None, Option(min=1, help="Width of the embedding vectors. [16]")]
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What `train` and `compare` take alike; None is the default of the training config."""
+
+    model: Annotated[str | None, Option(help="Name of the model. [dlrm]", metavar="NAME")] = None
+    dim: Dim = None
+    epochs: Annotated[int | None, Option(min=1, help="Passes over the training rows. [1]")] = None
+    batch_size: Annotated[int | None, Option(min=1, help="Rows per step. [2048]")] = None
+    table_learning_rate: Annotated[
+        float | None, Option("--table-lr", help="Learning rate of tables. [0.02]")
+    ] = None
+    dense_learning_rate: Annotated[
+        float | None, Option("--dense-lr", help="Learning rate of the rest. [0.001]")
+    ] = None
+    table_optimizer: Annotated[
+        str | None, Option(help="sgd, adagrad or rowwise_adagrad. [adagrad]", metavar="NAME")
+    ] = None
+    device: Annotated[str | None, Option(help="Torch device. [cpu]")] = None
+    num_threads: Annotated[
+        int | None, Option("--threads", min=1, help="Threads per run. [all cores]")
+    ] = None
+    config: Annotated[
+        Path | None,
+        Option(help="TOML file with further fields of the training config; options here win."),
+    ] = None
+
+    def train_config(self, data: Path, out: Path, seed: int | None = None) -> TrainConfig:
+        """The training config of these options, for full tables."""
+        fields = asdict(self)
+        file = fields.pop("config")
+        return train_config(file, {**fields, "data": data, "out": out, "seed": seed})
+
+
+def with_train_options(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with a parameter `options: TrainOptions` -> one with an option for each field."""
+    shared = inspect.signature(TrainOptions, eval_str=True).parameters
+    own = inspect.signature(command, eval_str=True)
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        options = TrainOptions(**{name: given.pop(name) for name in shared})
+        command(options=options, **given)
+
+    kept = [parameter for name, parameter in own.parameters.items() if name != "options"]
+    vars(run)["__signature__"] = own.replace(parameters=[*kept, *shared.values()])
+    return run
+
+
+def train_config(file: Path | None, options: Mapping[str, object]) -> TrainConfig:
+    """Defaults, then the fields of the TOML file, then the options that are not None."""
+    import tomllib
+
+    from compactrec.benchmarks.config import TrainConfig
+
+    fields: dict[str, Any] = {}
+    if file is not None:
+        try:
+            fields = tomllib.loads(file.read_text(encoding="utf-8"))
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(f"{file} is not valid TOML: {error}") from error
+    given = {name: value for name, value in options.items() if value is not None}
+    return TrainConfig.model_validate({**fields, **given, "method": "full"})
+
+
+def listed(texts: Iterable[str]) -> tuple[str, ...]:
+    """Comma-separated words; a comma within brackets belongs to its word: `a:dims=[8,2],b`."""
+    words = [""]
+    for text in texts:
+        depth = 0
+        for character in f"{text},":
+            depth += (character in "[{") - (character in "]}")
+            if character == "," and depth <= 0:
+                words.append("")
+            else:
+                words[-1] += character
+    return tuple(word.strip() for word in words if word.strip())
+
+
+def number(text: str) -> str | int:
+    """A whole number where the text is one."""
+    return int(text) if text.isdigit() else text
