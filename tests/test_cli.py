@@ -311,6 +311,19 @@ def test_prepare_makes_a_folder_and_says_what_is_in_it(capsys: Captured, tmp_pat
     assert call(capsys, *words, "--overwrite")[0] == 0
 
 
+def test_prepare_takes_files_per_split(capsys: Captured, tmp_path: Path) -> None:
+    raws = [_criteo(tmp_path / f"{name}.txt") for name in "abcd"]
+    words = ["prepare", "criteo", raws[0], "--out", tmp_path / "data"]
+    words += ["--validation-file", raws[1], "--test-file", raws[2], "--test-file", raws[3]]
+    code, printed, err = call(capsys, *words)
+    assert code == 0, err
+    assert [int(n) for n in re.findall(r"(?:train|validation|test) +(\d+) ", printed)] == [
+        420,
+        420,
+        840,
+    ]
+
+
 def test_prepare_names_file_and_line_of_a_bad_row(capsys: Captured, tmp_path: Path) -> None:
     raw = _criteo(tmp_path / "train.txt")
     lines = raw.read_text().splitlines()

@@ -154,7 +154,8 @@ def test_files_argument(tmp_path: Path) -> None:
     source = write(tmp_path, GOOD)
     for files, words in (
         ([], "no input files"),
-        (str(source), "files is a list of paths, got the single path"),
+        ([source, tmp_path / "x/../train.txt"], r"given more than once: \['.*train.txt'\]"),
+        ({"train": [source], "test": [source]}, r"given more than once: \['.*train.txt'\]"),
         ({"train": [source], "dev": [source]}, r"files per split need 'train'.*\['dev', 'train'\]"),
         ({"test": [source]}, "files per split need 'train'"),
     ):
@@ -166,6 +167,15 @@ def test_files_argument(tmp_path: Path) -> None:
     options = PrepareOptions(split={"rule": "files"})
     with pytest.raises(ValueError, match="'files' needs one list of files per split"):
         prepare([source], "criteo", tmp_path / "out", options)
+
+
+def test_one_path_is_a_list_of_one(tmp_path: Path) -> None:
+    source, other = write(tmp_path, GOOD), write(tmp_path, GOOD[:7], "other.txt")
+    whole = prepare(str(source), "criteo", tmp_path / "out")
+    assert sum(split.num_rows for split in whole.splits.values()) == len(GOOD)
+    files = {"train": str(source), "test": other}
+    manifest = prepare(files, "criteo", tmp_path / "apart")
+    assert {k: v.num_rows for k, v in manifest.splits.items()} == {"train": 60, "test": 7}
 
 
 def test_day_files_in_the_order_of_their_numbers(tmp_path: Path) -> None:
