@@ -4,12 +4,15 @@
     out/<name>/        the comparison of every method at 1/4 and 1/16 of the full tables' bytes,
                        and its report
 
-Everything that is there already is kept: the same command again goes on where it stopped.
+Everything that is there already is kept: the same command again goes on where it stopped. The name
+of a file's data ends in a hash of its path, size and time of change: another file is another demo.
 """
 
 from __future__ import annotations
 
-import gzip
+import hashlib
+import io
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +25,8 @@ from compactrec.data.criteo import criteo_layout
 from compactrec.data.manifest import MANIFEST_NAME
 from compactrec.data.prepare import PrepareOptions, prepare
 from compactrec.data.progress import progress_bar
+from compactrec.data.schema import Layout
+from compactrec.data.source import SourceFile
 from compactrec.data.synthetic import make_synthetic
 from compactrec.data.teacher import SyntheticConfig
 
@@ -57,7 +62,7 @@ def run_demo(
 
     Args:
         out: folder of the demo.
-        raw: a Criteo file (tabs or commas, gzip or not); None makes up clicks.
+        raw: a Criteo file (tabs or commas; plain, gzip or zip); None makes up clicks.
         num_rows: of made-up clicks; None is `NUM_ROWS`.
         max_rows: of `raw`, the first so many rows are used.
         num_jobs: runs at once; None is one per core, at most four.
@@ -66,7 +71,7 @@ def run_demo(
 
     Raises ValueError when `raw` is no Criteo file, and as `compare` does.
     """
-    name = "synthetic" if raw is None else f"{raw.name.split('.')[0]}-{max_rows}"
+    name = "synthetic" if raw is None else _name_of(raw, max_rows)
     data = out / f"data-{name}"
     if not (data / MANIFEST_NAME).is_file():
         out.mkdir(parents=True, exist_ok=True)
@@ -90,10 +95,24 @@ def run_demo(
     return write_report([base.out], base.out)
 
 
+def _name_of(raw: Path, max_rows: int) -> str:
+    path = raw.resolve()
+    if not path.is_file():
+        raise ValueError(f"no file {raw}")
+    state = path.stat()
+    text = f"{path}\n{state.st_size}\n{state.st_mtime_ns}"
+    key = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+    return f"{raw.name.split('.')[0]}-{max_rows}-{key}"
+
+
 def _first_rows(raw: Path, head: Path, max_rows: int) -> Path:
     """Copy the first `max_rows` rows, and the header if there is one."""
-    num_lines = max_rows + criteo_layout(raw).header
-    opener = gzip.open if raw.suffix == ".gz" else open
-    with opener(raw, "rb") as source, head.open("wb") as target:
-        target.writelines(islice(source, num_lines))
+    left = max_rows + criteo_layout(raw).header
+    source = SourceFile(raw, Layout(header=False, fields=("line",)))
+    with head.open("wb") as target, closing(source.blocks()) as blocks:
+        for block in blocks:
+            target.writelines(islice(io.BytesIO(block.text), left))
+            left -= block.num_lines
+            if left <= 0:
+                break
     return head

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from compactrec.data.counting import ChunkTokens, ColumnRules
 from compactrec.data.ingest import StoredChunk, StoredColumn, read_tokens
 from compactrec.data.manifest import SPLITS, SparseFeature, Split
 from compactrec.data.protocol import Protocol
@@ -17,7 +18,7 @@ from compactrec.data.shards import ShardWriter
 from compactrec.data.source import ahead
 from compactrec.data.split import RowSplit
 from compactrec.data.spool import Spool
-from compactrec.data.vocabulary import ChunkTokens, ColumnRules, number_column
+from compactrec.data.vocabulary import number_column
 
 if TYPE_CHECKING:
     from compactrec.data.prepare import PrepareOptions
@@ -114,6 +115,7 @@ class Encoder:
             keys=lambda: read(column.keys),
             values=values,
             tokens=None if strings is None else lambda: read_tokens(self._spool, strings),
+            num_keys=column.keys.length,
             num_values=column.codes.length,
             split=chunk.split,
         )
@@ -141,9 +143,9 @@ class Encoder:
                 writer.abandon()
 
     def _bytes_to_number(self) -> int:
-        """Bytes that numbering reads back: keys twice, codes where they are counted."""
+        """Bytes that numbering reads back: keys, and codes where they are counted."""
         return sum(
-            2 * column.keys.num_bytes + (0 if chunk.split else column.codes.num_bytes)
+            column.keys.num_bytes + (0 if chunk.split else column.codes.num_bytes)
             for chunk in self._chunks
             for column in chunk.sparse.values()
         )

@@ -25,7 +25,7 @@ __all__ = ["REJECTED", "Ingest", "StoredChunk", "StoredColumn", "read_tokens"]
 REJECTED = "rejected.tsv"
 
 
-@dataclass
+@dataclass(slots=True)
 class StoredColumn:
     """One categorical column of a chunk, on disk."""
 
@@ -39,7 +39,7 @@ class StoredColumn:
     """Id of each distinct token; known after numbering."""
 
 
-@dataclass
+@dataclass(slots=True)
 class StoredChunk:
     """The rows of one block, on disk."""
 

@@ -96,7 +96,10 @@ def _read(
         )
     except (pl.exceptions.ComputeError, pl.exceptions.SchemaError):
         return None
-    return frame.select(wanted)
+    frame = frame.select(wanted)
+    if quote and (quote * 2).encode() in text:  # a quoted empty field is an empty field
+        frame = frame.with_columns(pl.all().replace("", None))
+    return frame
 
 
 def _num_fields(line: str, delimiter: str, quote: str) -> int:

@@ -38,7 +38,8 @@ except ModuleNotFoundError as error:
 
 __all__ = ["PrepareOptions", "prepare"]
 
-Files = Sequence[str | Path] | Mapping[str, Sequence[str | Path]]
+Paths = str | Path | Sequence[str | Path]
+Files = Paths | Mapping[str, Paths]
 
 
 class PrepareOptions(BaseModel):
@@ -98,8 +99,8 @@ def prepare(
 ) -> Manifest:
     """Turn click files into a data folder and return its manifest.
 
-    `files`: paths in row order, or one list per split, `{"train": [...], "validation": [...],
-    "test": [...]}`. `schema`: "criteo", the name of a shipped schema, a TOML path or a
+    `files`: one path, paths in row order, or the same per split, `{"train": [...], "validation":
+    [...], "test": [...]}`. `schema`: "criteo", the name of a shipped schema, a TOML path or a
     `TableSchema`. `out`: the folder to make; it appears only when everything went well. `progress`
     is called with (stage, bytes done, bytes in all). Needs scratch space beside `out`, of about the
     size of the unpacked input.
@@ -178,12 +179,24 @@ def _groups(files: Files) -> list[list[Path]]:
                 f"files per split need 'train' and may have 'validation' and 'test'; got "
                 f"{sorted(files)}"
             )
-        return [[Path(path) for path in files.get(split, ())] for split in SPLITS]
-    if isinstance(files, str | Path):
-        raise ValueError(f"files is a list of paths, got the single path {str(files)!r}")
-    if not files:
+        groups = [_paths(files.get(split, ())) for split in SPLITS]
+    else:
+        groups = [_in_order(_paths(files))]
+    paths = [path for group in groups for path in group]
+    if not paths:
         raise ValueError("no input files: give one or more paths")
-    return [_in_order([Path(path) for path in files])]
+    whole = [path.resolve() for path in paths]
+    twice = sorted({str(path) for path in whole if whole.count(path) > 1})
+    if twice:
+        raise ValueError(
+            f"these files are given more than once: {twice}; the same rows would be in several "
+            f"places, so give every file once and let a split rule divide it"
+        )
+    return groups
+
+
+def _paths(files: Paths) -> list[Path]:
+    return [Path(files)] if isinstance(files, str | Path) else [Path(path) for path in files]
 
 
 def _in_order(paths: list[Path]) -> list[Path]:

@@ -11,7 +11,7 @@ import hashlib
 import io
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +104,7 @@ class SourceFile:
             )
         return self._text(line.removeprefix(_BOM).rstrip(b"\r\n"))
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self) -> Generator[Block, None, None]:
         """The file's data lines (no header), in order."""
         raw, stream = self._open()
         self._raw = raw

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 __all__ = ["Segment", "Spool", "narrow"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Segment:
     """Where one array lies."""
 
@@ -24,6 +26,10 @@ class Segment:
         """Bytes on disk."""
         return self.length * self.dtype.itemsize
 
+    def cut(self, low: int, high: int) -> Segment:
+        """Where its elements `low` to `high` lie."""
+        return Segment(self.offset + low * self.dtype.itemsize, high - low, self.dtype)
+
 
 class Spool:
     """One scratch file; `bytes_read` counts what came back. Two threads may read at a time."""
@@ -35,13 +41,23 @@ class Spool:
 
     def append(self, array: np.ndarray) -> Segment:
         """Write a one-dimensional array."""
-        segment = Segment(self._end, len(array), array.dtype)
-        view = np.ascontiguousarray(array).view(np.uint8).data if len(array) else memoryview(b"")
-        written = 0
-        while written < len(view):
-            written += os.pwrite(self._file.fileno(), view[written:], self._end + written)
+        segment = self.reserve(len(array), array.dtype)
+        self.write(segment, array)
+        return segment
+
+    def reserve(self, length: int, dtype: np.dtype) -> Segment:
+        """Room for an array that `write` brings later."""
+        segment = Segment(self._end, length, dtype)
         self._end += segment.num_bytes
         return segment
+
+    def write(self, segment: Segment, array: np.ndarray) -> None:
+        """Put an array where `segment` is."""
+        view = np.ascontiguousarray(array).view(np.uint8).data if len(array) else memoryview(b"")
+        assert len(view) == segment.num_bytes
+        written = 0
+        while written < len(view):
+            written += os.pwrite(self._file.fileno(), view[written:], segment.offset + written)
 
     def read(self, segment: Segment) -> np.ndarray:
         """The array of `segment`, a copy in memory."""
@@ -54,6 +70,10 @@ class Spool:
                 have += count
         self.bytes_read += segment.num_bytes
         return result
+
+    def read_all(self, segments: Iterable[Segment], dtype: npt.DTypeLike) -> np.ndarray:
+        """The arrays of all `segments`, one after the other."""
+        return np.concatenate([np.zeros(0, dtype=dtype), *map(self.read, segments)])
 
     def close(self) -> None:
         """Close the file (the caller deletes it)."""

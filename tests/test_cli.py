@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -368,6 +369,19 @@ def test_prepare_makes_a_folder_and_says_what_is_in_it(capsys: Captured, tmp_pat
     assert call(capsys, *words, "--overwrite")[0] == 0
 
 
+def test_prepare_takes_files_per_split(capsys: Captured, tmp_path: Path) -> None:
+    raws = [_criteo(tmp_path / f"{name}.txt") for name in "abcd"]
+    words = ["prepare", "criteo", raws[0], "--out", tmp_path / "data"]
+    words += ["--validation-file", raws[1], "--test-file", raws[2], "--test-file", raws[3]]
+    code, printed, err = call(capsys, *words)
+    assert code == 0, err
+    assert [int(n) for n in re.findall(r"(?:train|validation|test) +(\d+) ", printed)] == [
+        420,
+        420,
+        840,
+    ]
+
+
 def test_prepare_names_file_and_line_of_a_bad_row(capsys: Captured, tmp_path: Path) -> None:
     raw = _criteo(tmp_path / "train.txt")
     lines = raw.read_text().splitlines()
@@ -405,10 +419,37 @@ def test_demo_runs_every_method_and_goes_on(
     assert {c.batch_size for c in calls} == {demo_settings.BATCH_SIZE}
     assert {c.table_learning_rate for c in calls} == {demo_settings.TABLE_RATE}
     assert "report.png" in printed
-    folder = out / ("train-2000" if from_file else "synthetic")
+    (folder,) = out.glob("train-2000-????????" if from_file else "synthetic")
     rows = json.loads((folder / "summary.json").read_text())["data"]["num_rows"]
     assert sum(rows.values()) == (2000 if from_file else 20_000)
     num_calls = len(calls)
     code, _, _ = call(capsys, *words)
     assert code == 0
     assert len(calls) == num_calls
+    assert not list(out.glob("*.txt"))
+
+
+def test_demo_prepares_a_file_of_the_same_name_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(request: object, base: object, **_: object) -> None:
+        raise InterruptedError
+
+    def run(raw: Path) -> dict[Path, int]:
+        with pytest.raises(InterruptedError):
+            demo_settings.run_demo(tmp_path / "demo", raw, max_rows=200)
+        found = sorted((tmp_path / "demo").glob("data-train-200-*/manifest.json"))
+        return {path: path.stat().st_mtime_ns for path in found}
+
+    monkeypatch.setattr(demo_settings, "compare", stop)
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+    one, other = (_criteo(tmp_path / folder / "train.txt") for folder in "ab")
+    other.write_bytes(gzip.compress(other.read_bytes()))  # without the suffix, too
+    first = run(one)
+    assert run(one) == first
+    assert len(run(other)) == 2
+    os.utime(one, (1, 1))
+    assert len(run(one)) == 3
+    with pytest.raises(ValueError, match=r"no file .*missing"):
+        demo_settings.run_demo(tmp_path / "demo", tmp_path / "missing")

@@ -79,6 +79,12 @@ def prepare(
         str | None, Option(help="Validation rows: 1/14, 0.1 or a number.")
     ] = None,
     test: Annotated[str | None, Option(help="Test rows: 1/7, 0.1 or a number.")] = None,
+    validation_file: Annotated[
+        list[Path] | None, Option(help="Raw file with the validation rows; may be repeated.")
+    ] = None,
+    test_file: Annotated[
+        list[Path] | None, Option(help="Raw file with the test rows; may be repeated.")
+    ] = None,
     mode: Annotated[str, Option(help="Vocabulary: full, min_count or hashed.")] = "full",
     min_count: Annotated[int, Option(min=1, help="For --mode min_count.")] = 2,
     num_ids: Annotated[int | None, Option(min=2, help="Ids per feature in --mode hashed.")] = None,
@@ -104,8 +110,10 @@ def prepare(
             "on_bad_row": on_bad_row, "overwrite": overwrite,
         }
     )  # fmt: skip
+    given = {"train": files, "validation": validation_file or [], "test": test_file or []}
     with progress_bar() as progress:
-        manifest = run(files, schema, out, options, progress)
+        apart = validation_file or test_file
+        manifest = run(given if apart else files, schema, out, options, progress)
     _console().print(manifest_table(manifest, out))
 
 

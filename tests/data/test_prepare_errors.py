@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import gzip
 import os
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compactrec.data.folder import building
+from compactrec.data.folder import building, locked
 from compactrec.data.manifest import Manifest
 from compactrec.data.prepare import PrepareOptions, prepare
 from compactrec.data.progress import progress_bar
@@ -154,7 +155,8 @@ def test_files_argument(tmp_path: Path) -> None:
     source = write(tmp_path, GOOD)
     for files, words in (
         ([], "no input files"),
-        (str(source), "files is a list of paths, got the single path"),
+        ([source, tmp_path / "x/../train.txt"], r"given more than once: \['.*train.txt'\]"),
+        ({"train": [source], "test": [source]}, r"given more than once: \['.*train.txt'\]"),
         ({"train": [source], "dev": [source]}, r"files per split need 'train'.*\['dev', 'train'\]"),
         ({"test": [source]}, "files per split need 'train'"),
     ):
@@ -166,6 +168,15 @@ def test_files_argument(tmp_path: Path) -> None:
     options = PrepareOptions(split={"rule": "files"})
     with pytest.raises(ValueError, match="'files' needs one list of files per split"):
         prepare([source], "criteo", tmp_path / "out", options)
+
+
+def test_one_path_is_a_list_of_one(tmp_path: Path) -> None:
+    source, other = write(tmp_path, GOOD), write(tmp_path, GOOD[:7], "other.txt")
+    whole = prepare(str(source), "criteo", tmp_path / "out")
+    assert sum(split.num_rows for split in whole.splits.values()) == len(GOOD)
+    files = {"train": str(source), "test": other}
+    manifest = prepare(files, "criteo", tmp_path / "apart")
+    assert {k: v.num_rows for k, v in manifest.splits.items()} == {"train": 60, "test": 7}
 
 
 def test_day_files_in_the_order_of_their_numbers(tmp_path: Path) -> None:
@@ -241,10 +252,42 @@ def test_two_runs_do_not_build_one_folder(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with building(out) as folder:
         (folder / "half").touch()
-        with pytest.raises(ValueError, match="another run is building"), building(out):
+        with pytest.raises(ValueError, match="another run is writing"), building(out):
             pass
         assert (folder / "half").exists()
     assert (out / "half").exists()
+
+
+def test_lock_whose_file_is_taken_away_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, real, calls = tmp_path / "out", fcntl.flock, []
+
+    def flock(handle: object, operation: int) -> None:
+        real(handle, operation)  # type: ignore[arg-type]
+        calls.append(operation)
+        if len(calls) == 1:  # what a run does that ends after this one has opened the file
+            (tmp_path / ".out.lock").unlink()
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with locked(out):
+        assert len(calls) == 2
+        with pytest.raises(ValueError, match="another run is writing"), locked(out):
+            pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_process_is_refused(tmp_path: Path) -> None:
+    source, out = write(tmp_path, GOOD), tmp_path / "out"
+    command = [sys.executable, "-m", "compactrec.cli", "prepare", "criteo", source, "--out", out]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+    with locked(out):
+        ended = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False
+        )
+    assert ended.returncode == 1
+    assert "another run is writing" in " ".join(ended.stderr.split())
+    assert not out.exists()
 
 
 def test_killed_between_the_last_two_renames(tmp_path: Path) -> None:

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import compactrec.data.counting as counting
+import compactrec.data.ranking as ranking
 from compactrec.data.manifest import Manifest
 from compactrec.data.prepare import PrepareOptions, prepare
 from compactrec.data.schema import Dense, Label, Layout, Sparse, TableSchema
@@ -142,10 +145,12 @@ def _whole(case: Case):  # type: ignore[no-untyped-def]
     return lambda amount: amount if "/" in amount else f"{amount}/{len(case.rows)}"
 
 
-@given(case=cases())
+@given(case=cases(), part_tokens=st.sampled_from([3, 1 << 22]))
 @settings(max_examples=40)
-def test_prepare_equals_reference(case: Case) -> None:
-    with tempfile.TemporaryDirectory() as name:
+def test_prepare_equals_reference(case: Case, part_tokens: int) -> None:
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(counting, "PART_TOKENS", part_tokens)
+        patch.setattr(ranking, "RANGE_TOKENS", part_tokens)
         manifest = run(case, Path(name))
         check(case, manifest, Path(name) / "out")
         assert Manifest.load(Path(name) / "out") == manifest

@@ -173,7 +173,7 @@ def test_label_file_must_fit_row_by_row(tmp_path: Path) -> None:
     assert manifest.counters.malformed_rows == 1
     assert read_rows(tmp_path / "out", "train")["label"] == [0.0] * 30 + [1.0] * 8
     with pytest.raises(ValueError, match=r"label.file takes one data file, got 2"):
-        prepare([source, source], "criteo-adkdd21", tmp_path / "two")
+        prepare([source, tmp_path / "y_train.csv.gz"], "criteo-adkdd21", tmp_path / "two")
 
 
 LISTS = TableSchema(
@@ -217,6 +217,18 @@ def test_lists_that_are_all_empty(tmp_path: Path) -> None:
     manifest = prepare([source], LISTS, tmp_path / "out", options)
     assert manifest.feature("tags").num_ids == 1
     assert read_rows(tmp_path / "out", "train")["tags"] == [[]] * 4
+
+
+def test_quoted_empty_fields_are_empty(tmp_path: Path) -> None:
+    layout = LISTS.layout.model_copy(update={"quote": '"'})
+    schema = LISTS.model_copy(update={"layout": layout})
+    lines = ['1\t""\t""', '0\t"a"\t', "1\t\t5", '0\ta\t""', "1\ta\t5"]
+    source = write_lists(tmp_path, lines)
+    prepare([source], schema, tmp_path / "out", PrepareOptions(split=ALL_TRAIN))
+    train = read_rows(tmp_path / "out", "train")
+    assert train["tags"] == [[], [1], [], [1]]
+    assert train["numbers"] == [[], [], [1], []]
+    assert vocabulary(tmp_path / "out", "tags") == {"a": 1}
 
 
 def test_list_errors(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import tracemalloc
@@ -9,10 +10,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import compactrec.data.vocabulary as vocabulary
+import compactrec.data.counting as counting
+import compactrec.data.ranking as ranking
 from compactrec.data.hashing import bucket, mix, open_id, salt_of, string_keys
 from compactrec.data.manifest import Manifest
 from compactrec.data.prepare import PrepareOptions, prepare
@@ -20,6 +23,7 @@ from compactrec.data.protocol import get_protocol
 from compactrec.data.schema import Label, Layout, Sparse, TableSchema
 from compactrec.data.split import SplitRule
 from compactrec.data.spool import Spool
+from compactrec.data.vocabulary import number_column
 from tests.data.folders import read_rows
 from tests.reference.table_reference import row_splits
 
@@ -77,7 +81,8 @@ def test_ids_fall_by_count_and_many_merges_agree(
 ) -> None:
     table = rows(3000)
     run(tmp_path / "a", table)
-    monkeypatch.setattr(vocabulary, "_PENDING", 50)
+    monkeypatch.setattr(counting, "PART_TOKENS", 50)
+    monkeypatch.setattr(ranking, "RANGE_TOKENS", 30)
     manifest = run(tmp_path / "b", table, block_bytes=500)
     for name in ("word", "number"):
         content = [
@@ -124,34 +129,51 @@ def test_hashed(tmp_path: Path) -> None:
     assert opened.counts(tmp_path / "b/out") == {}
 
 
-def test_memory_per_distinct_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vocabulary, "_PENDING", 20_000)
-    rng = np.random.default_rng(0)
-    spool = Spool(tmp_path / "spool")
+def peak_of_numbering(folder: Path, num_tokens: int, *, text: bool) -> int:
+    """Bytes held at most while a column of 90% of `num_tokens` distinct tokens is numbered."""
+    rng, size = np.random.default_rng(0), 5_000
+    spool = Spool(folder / "spool")
     chunks = []
-    for _ in range(60):
-        keys = np.unique(rng.integers(0, 400_000, 20_000)).astype(np.uint64)
-        rng.shuffle(keys)
-        stored = spool.append(keys), spool.append(rng.integers(0, len(keys), 30_000))
+    for _ in range(num_tokens // size * 3):
+        keys = rng.permutation(np.unique(rng.integers(0, num_tokens, size))).astype(np.uint64)
+        stored = spool.append(keys), spool.append(rng.integers(0, len(keys), size))
         chunks.append(
-            vocabulary.ChunkTokens(
+            counting.ChunkTokens(
                 keys=partial(spool.read, stored[0]),
-                values=lambda codes=stored[1]: (spool.read(codes), np.zeros(30_000, np.uint8)),
-                tokens=None,
-                num_values=30_000,
+                values=lambda codes=stored[1]: (spool.read(codes), np.zeros(size, np.uint8)),
+                tokens=(lambda s=stored[0]: _strings(spool.read(s))) if text else None,
+                num_keys=len(keys),
+                num_values=size,
                 split=0,
             )
         )
-    rules = vocabulary.ColumnRules(
-        "big", "full", 1, None, get_protocol("compactrec"), text=False, missing_key=None
+    rules = counting.ColumnRules(
+        "big", "full", 1, None, get_protocol("compactrec"), text=text, missing_key=None
     )
+    gc.collect()
     tracemalloc.start()
-    numbered = vocabulary.number_column(rules, chunks, tmp_path, lambda ids: None)
+    numbered = number_column(rules, chunks, folder, lambda ids: None)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     spool.close()
-    assert numbered.feature.num_tokens > 350_000
-    assert 50 < peak / numbered.feature.num_tokens < 100
+    assert num_tokens * 0.8 < numbered.feature.num_tokens < num_tokens
+    assert not (folder / "column.bin").exists()
+    return peak
+
+
+def _strings(keys: np.ndarray) -> pa.Array:
+    return pa.array(keys).cast(pa.large_string())
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_memory_does_not_grow_with_distinct_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: bool
+) -> None:
+    monkeypatch.setattr(counting, "PART_TOKENS", 10_000)
+    monkeypatch.setattr(ranking, "RANGE_TOKENS", 10_000)
+    peak_of_numbering(tmp_path, 10_000, text=text)  # what is loaded once is no matter
+    few, many = (peak_of_numbering(tmp_path, n, text=text) for n in (30_000, 120_000))
+    assert many < few + 90_000 * 8  # one more int64 per distinct token would be that
 
 
 def test_unseen_policy(tmp_path: Path) -> None:
