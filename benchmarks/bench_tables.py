@@ -5,7 +5,9 @@ r"""The table step, forward + backward + update, side by side in one run.
 
 26 tables of the Criteo Kaggle sizes, capped at 1M rows; one id per bag, Zipf ids; SGD. Every
 contender gets the same batches, in turn (A B C A B C ...), so a drift of the machine's speed hits
-all alike. Times are medians over rounds; what counts are the ratios within one run.
+all alike. Times are medians over rounds; what counts are the ratios within one run. Memory that a
+step frees stays with the process, as in ``train``; with ``--fresh-memory`` the C library gives it
+back at every step, which adds the system's work on large temporaries to every contender.
 
 * ``embedding_bag``: ``nn.EmbeddingBag(sparse=True)`` per table, ``torch.optim.SGD``;
 * ``torchrec_fused``: torchrec's FusedEmbeddingBagCollection;
@@ -35,6 +37,7 @@ from torchrec.modules.fused_embedding_modules import FusedEmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from compactrec.benchmarks.environment import describe_environment
+from compactrec.benchmarks.memory import keep_freed_memory
 from compactrec.data.teacher import KAGGLE_SIZES
 from compactrec.embeddings import (
     CompressedEmbeddingBagCollection,
@@ -215,8 +218,10 @@ def main() -> None:
     parser.add_argument("--dim", type=int, nargs="+", default=[16])
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--fresh-memory", action="store_true")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    memory_kept = not args.fresh_memory and keep_freed_memory()
     torch.set_num_threads(args.threads)
     results = []
     for dim in args.dim:
@@ -233,7 +238,12 @@ def main() -> None:
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(
-            {"environment": describe_environment(args.threads), "results": results}, indent=1
+            {
+                "environment": describe_environment(args.threads),
+                "memory_kept": memory_kept,
+                "results": results,
+            },
+            indent=1,
         )
         args.out.write_text(text + "\n")
 

@@ -10,6 +10,8 @@ from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
+from compactrec.benchmarks.memory import give_freed_memory_back
+
 __all__ = ["describe_environment", "peak_rss_bytes", "reset_peak_rss"]
 
 _STATUS = Path("/proc/self/status")
@@ -32,6 +34,7 @@ def describe_environment(num_threads: int) -> dict[str, str | int | None]:
 
 def reset_peak_rss() -> None:
     """Let :func:`peak_rss_bytes` start anew, so that a run is not charged for an earlier one."""
+    give_freed_memory_back()
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
