@@ -43,6 +43,7 @@ from compactrec.benchmarks.study import (
     Trial,
 )
 from compactrec.benchmarks.tuning import TRIALS
+from compactrec.data.folder import locked
 from compactrec.data.manifest import Manifest
 from compactrec.embeddings import get_method
 
@@ -94,12 +95,20 @@ def compare(
     budget and seed are not used. `runner` is `train` unless a test brings its own.
 
     Raises ValueError for an unknown method or budget, and when `base.out` holds a comparison on
-    other data. A method that does not fit a budget and a run that fails are recorded in the result.
+    other data or is being written by another process. A method that does not fit a budget and a run
+    that fails are recorded in the result.
     """
     if runner is None:
         from compactrec.benchmarks.train import train
 
         runner = train
+    with locked(base.out):
+        return _compare(request, base, runner, console)
+
+
+def _compare(
+    request: CompareRequest, base: TrainConfig, runner: Runner, console: Console | None
+) -> CompareFile:
     choices = with_baselines(request.methods)
     manifest = Manifest.load(base.data)
     note = _note(manifest)

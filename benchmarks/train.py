@@ -59,6 +59,7 @@ from compactrec.benchmarks.stopping import (
     check_learning,
     place,
 )
+from compactrec.data.folder import locked
 from compactrec.data.loader import BatchLoader
 from compactrec.data.manifest import Manifest
 from compactrec.embeddings import CompressedEmbeddingBagCollection, FusedOptimizer, Plan
@@ -95,7 +96,8 @@ def train(config: TrainConfig) -> Result:
         TrainingCollapsed: validation AUC stays at that of chance.
         CheckpointError: the checkpoint in ``config.out`` is damaged or of another run, or a new
             one cannot be written.
-        ValueError: the data, the plan or the result in ``config.out`` does not fit the config.
+        ValueError: the data, the plan or the result in ``config.out`` does not fit the config, or
+            another process is writing there.
     """
     # Every KeyedJaggedTensor asks torch.fx whether it is traced, and torch 2.13 logs that it did.
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
@@ -109,14 +111,15 @@ def train(config: TrainConfig) -> Result:
             raise ValueError(f"{config.data} has no {split} rows; prepare it with all three splits")
     plan = resolve_plan(config, manifest)
     identity = {"config": config.resolved(), "plan": plan.to_json(), "data": manifest.sha256()}
-    store = CheckpointStore(config.out / "checkpoint", identity)
-    if (done := finished_result(config.out, identity)) is not None:
-        store.remove()  # where the run was killed after its result, before clearing up
-        return done
-    config.out.mkdir(parents=True, exist_ok=True)
-    run = _start(config, manifest, plan, store)
-    _fit(run)
-    return _finish(run, manifest, plan)
+    with locked(config.out):
+        store = CheckpointStore(config.out / "checkpoint", identity)
+        if (done := finished_result(config.out, identity)) is not None:
+            store.remove()  # where the run was killed after its result, before clearing up
+            return done
+        config.out.mkdir(parents=True, exist_ok=True)
+        run = _start(config, manifest, plan, store)
+        _fit(run)
+        return _finish(run, manifest, plan)
 
 
 def build_model(

@@ -17,6 +17,7 @@ from compactrec.benchmarks.report import write_report
 from compactrec.benchmarks.result import Result
 from compactrec.benchmarks.study import CompareFile, load_study
 from compactrec.benchmarks.tuning import TRIALS
+from compactrec.data.folder import locked
 from compactrec.embeddings import Plan, get_method, method_names
 from tests.benchmarks.fake_runs import fake_data, fake_result
 
@@ -203,6 +204,13 @@ def test_trials_leave_the_test_split_closed(base: TrainConfig) -> None:
     run(base, runner, num_trials=3)
     closed = {c.out.parent.name: c.score_test for c in runner.configs}
     assert closed == {"trials": False, "runs": True}
+
+
+def test_a_folder_that_another_comparison_writes_is_refused(base: TrainConfig) -> None:
+    runner = Recorder()
+    with locked(base.out), pytest.raises(ValueError, match="another run is writing"):
+        run(base, runner)
+    assert runner.configs == []
 
 
 def test_a_comparison_goes_on_with_the_threads_it_had(base: TrainConfig) -> None:

@@ -26,6 +26,7 @@ from compactrec.benchmarks.metrics import Metrics, evaluate
 from compactrec.benchmarks.result import Result
 from compactrec.benchmarks.train import TrainingCollapsed, TrainingDiverged, build_model, train
 from compactrec.data.batch import Batch
+from compactrec.data.folder import locked
 from compactrec.data.loader import BatchLoader
 from compactrec.data.manifest import Manifest, Split
 from compactrec.embeddings import Plan, make_plan
@@ -113,6 +114,12 @@ def test_a_trial_leaves_the_test_split_closed(data: Path, tmp_path: Path, spy: t
         _ = result.tested
     whole = train(small(data, tmp_path / "whole", epochs=1))
     assert whole.validation == result.validation
+
+
+def test_a_folder_that_another_run_writes_is_refused(data: Path, tmp_path: Path) -> None:
+    with locked(tmp_path / "run"), pytest.raises(ValueError, match="another run is writing"):
+        train(small(data, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_embedding_decay_shrinks_what_is_looked_up(data: Path, tmp_path: Path) -> None:
