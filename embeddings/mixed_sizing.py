@@ -184,24 +184,25 @@ def equipartition(
 ) -> tuple[list[int], NDArray[np.int64] | None]:
     """Cut rows, most frequent first, into runs of equal total frequency.
 
-    Row 0 is the shared row of rare and unseen ids; it stays first. Ties keep the order of ids.
-    A cut falls at the first row where the cumulative frequency reaches ``(b + 1) / num_blocks`` of
-    the total; rows never seen go to the last block; empty blocks are dropped.
+    Ties keep the order of ids. Where ids from 1 on are in order of frequency, id 0 stays in front,
+    however frequent: at most one row is wider than it should be, and no remap is needed. A cut
+    falls at the first row where the cumulative frequency reaches ``(b + 1) / num_blocks`` of the
+    total; rows never seen go to the last block; empty blocks are dropped.
 
     Returns:
         Rows per block, and the map id -> rank, None where ids are numbered that way already.
     """
     if num_blocks < 1 or len(frequency) < 1:
         raise ValueError(f"need num_blocks >= 1 and rows, got {num_blocks} and {len(frequency)}")
-    order = np.concatenate([[0], 1 + np.argsort(-frequency[1:], kind="stable")])
-    ranked = frequency[order]
-    cumulative = np.cumsum(ranked)
-    targets = cumulative[-1] * np.arange(1, num_blocks) / num_blocks
-    ends = np.searchsorted(cumulative, targets, side="left") + 1
-    cuts = np.unique(np.clip(np.concatenate([ends, [len(frequency)]]), 1, len(frequency)))
-    rows = np.diff(np.concatenate([[0], cuts]))
-    remap = None
-    if not np.array_equal(order, np.arange(len(order))):
+    remap, ranked = None, frequency
+    if np.any(np.diff(frequency[1:]) > 0):
+        order = np.argsort(-frequency, kind="stable")
+        ranked = frequency[order]
         remap = np.empty_like(order)
         remap[order] = np.arange(len(order))
+    cumulative = np.cumsum(ranked)
+    targets = cumulative[-1] * np.arange(1, num_blocks)
+    ends = np.searchsorted(cumulative * num_blocks, targets, side="left") + 1
+    cuts = np.unique(np.concatenate([ends, [len(frequency)]]))
+    rows = np.diff(np.concatenate([[0], cuts]))
     return rows.tolist(), remap
