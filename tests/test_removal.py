@@ -78,6 +78,9 @@ def remove(root: Path, method: str) -> None:
     init.write_text(shorter)
     edit(root / "tests" / "cases.py", rf'^\s*cases_of\("{stem}"\),$', times=1)
     edit(root / "README.md", rf"^\| \[`{method}`\]\(docs/methods/", times=1)
+    stand_in = "hash" if method != "hash" else "compositional"
+    for document in (root / "README.md", *root.glob("docs/*.md")):
+        document.write_text(document.read_text().replace(f'"{method}"', f'"{stand_in}"'))
 
 
 @pytest.fixture

@@ -88,6 +88,7 @@ def test_rule_equals_reference(sizes: list[int], alpha: float, dim: int, roundin
 
 @given(SIZES, ALPHAS, st.sampled_from(["nearest", "packed", "pow2", "multiple", "floor", "ceil"]))
 def test_widths_are_whole_and_ordered(sizes: list[int], alpha: float, rounding: str) -> None:
+    """In the reference rounding to powers of two gives floats, which are no widths of a table."""
     widths = mixed_dims(sizes, alpha, base_dim=16, rounding=rounding)  # type: ignore[arg-type]
     assert all(type(width) is int and 1 <= width <= 16 for width in widths)
     assert max(widths) == 16 == widths[sizes.index(min(sizes))]
