@@ -126,7 +126,10 @@ class _Sizing:
     def __init__(self, task: SizingTask) -> None:
         self.task = task
         self.options: MixedOptions = task.options
-        self.blocks = [_blocks(feature, task, self.options) for feature in task.features]
+        counts = task.counts or {}
+        looked_up = [int(np.sum(counts[f.name])) for f in task.features if f.name in counts]
+        most = max([1, *looked_up])
+        self.blocks = [_blocks(feature, task, self.options, most) for feature in task.features]
         self.popularity = [p for block in self.blocks for p in block.popularity]
         self.rows = [n for block in self.blocks for n in block.rows]
         pairs = list(zip(task.features, self.blocks, strict=True))
@@ -197,8 +200,11 @@ class _Blocks:
     popularity: list[float]
 
 
-def _blocks(feature: Feature, task: SizingTask, options: MixedOptions) -> _Blocks:
-    """Rows of each block, the remap, and the average popularity of a block's rows."""
+def _blocks(feature: Feature, task: SizingTask, options: MixedOptions, most: int) -> _Blocks:
+    """Rows of each block, the remap, and the average popularity of a block's rows.
+
+    That is look-ups per row, relative to the ``most`` that any feature has.
+    """
     num_ids = require_vocabulary("mixed", (feature,))
     if task.counts is None:
         if options.num_blocks > 1:
@@ -210,9 +216,7 @@ def _blocks(feature: Feature, task: SizingTask, options: MixedOptions) -> _Block
         rows, remap = equipartition(counts, options.num_blocks)
     ranked = counts if remap is None else counts[np.argsort(remap)]
     mass = np.add.reduceat(ranked, np.concatenate([[0], np.cumsum(rows)[:-1]]))
-    # Relative to the feature that is looked up most. A block that was never seen counts as half a
-    # look-up: a popularity must not be zero.
-    most = max(1, *(int(np.sum(task.counts[f.name])) for f in task.features))
+    # A block that was never seen counts as half a look-up: a popularity must not be zero.
     popularity = [max(float(m), 0.5) / most / n for m, n in zip(mass, rows, strict=True)]
     return _Blocks(rows, remap, popularity)
 
