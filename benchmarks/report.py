@@ -53,7 +53,7 @@ class ReportFiles:
 
 
 def write_report(
-    folders: Sequence[Path], out: Path, *, baseline: str = "hash", num_resamples: int = 200
+    folders: Sequence[Path], out: Path, *, baseline: str | None = None, num_resamples: int = 200
 ) -> ReportFiles:
     """Read every result below `folders` and write the four files into `out`.
 

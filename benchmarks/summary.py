@@ -131,12 +131,16 @@ class Summary(_Frozen):
         return sorted(rows, key=lambda r: (r.auc is None, -(r.auc.mean if r.auc else 0.0)))
 
 
-def summarise(study: Study, baseline: str = "hash", num_resamples: int = 200) -> Summary:
+def summarise(study: Study, baseline: str | None = None, num_resamples: int = 200) -> Summary:
     """Aggregate a study; every method is tested against `baseline` at its budget and against full.
 
-    Raises ValueError when `baseline` is no method of the study.
+    None is the hashing trick, or another baseline where that is not among the methods. Raises
+    ValueError when `baseline` is no method of the study.
     """
     methods = list(dict.fromkeys(cell.method for cell in study.cells))
+    if baseline is None:
+        found = [cell.method for cell in study.cells if cell.baseline and cell.method != FULL]
+        baseline = next((m for m in ("hash", *found) if m in methods), "hash")
     if baseline not in methods and len(methods) > 1:
         raise ValueError(
             f"baseline {baseline!r} is not among the methods of these results: "

@@ -3,85 +3,26 @@
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from compactrec.embeddings.budget import make_plan
 from compactrec.embeddings.config import MethodConfig
 from compactrec.embeddings.contract import Arrays
-from compactrec.embeddings.feature import Feature
-from compactrec.embeddings.plan import Plan
 from compactrec.embeddings.single import SingleFeature
 
 __all__ = ["CompressedEmbedding", "CompressedEmbeddingBag"]
+
+Mode = Literal["sum", "mean", "max"]
 
 
 class CompressedEmbedding(SingleFeature):
     """Drop-in for ``nn.Embedding``: ids of any shape -> vectors, one per id.
 
-    Args:
-        num_embeddings: ids are ``0 .. num_embeddings - 1``; None where the method needs no
-            vocabulary (any non-negative int64).
-        embedding_dim: width of the vectors.
-        config: the method; a full table by default.
-        name: salts of hashing methods come from it; keep it when a model is rebuilt.
-        arrays: integer arrays that the config names.
-        padding_idx: this id gives zeros and no gradient.
-        sparse: sparse gradients of the tables.
-
-    Raises ``ValueError`` on ids out of range. Bytes: :func:`compactrec.embeddings.size`.
+    The arguments are those of :class:`~compactrec.embeddings.single.SingleFeature`. Raises
+    ``ValueError`` on ids out of range. Bytes: :func:`compactrec.embeddings.size`.
     """
-
-    def __init__(
-        self,
-        num_embeddings: int | None,
-        embedding_dim: int,
-        config: MethodConfig | None = None,
-        *,
-        name: str = "ids",
-        arrays: Arrays | None = None,
-        padding_idx: int | None = None,
-        sparse: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(
-            num_embeddings,
-            embedding_dim,
-            config,
-            name=name,
-            arrays=arrays,
-            padding_idx=padding_idx,
-            sparse=sparse,
-            device=device,
-            dtype=dtype,
-        )
-
-    @classmethod
-    def from_budget(
-        cls,
-        num_embeddings: int | None,
-        embedding_dim: int,
-        method: str,
-        budget_bytes: int,
-        *,
-        name: str = "ids",
-        counts: Any = None,
-        options: Mapping[str, Any] | None = None,
-        padding_idx: int | None = None,
-    ) -> Self:
-        """The largest layer of ``method`` within ``budget_bytes``."""
-        plan = _budget_plan(
-            num_embeddings, embedding_dim, method, budget_bytes, name, counts, options
-        )
-        return cls(
-            num_embeddings,
-            embedding_dim,
-            plan.groups[0].config,
-            name=name,
-            arrays=plan.arrays,
-            padding_idx=padding_idx,
-        )
 
     def forward(self, ids: Tensor) -> Tensor:
         """``(*) int -> (*, embedding_dim)``"""
@@ -96,7 +37,7 @@ class CompressedEmbedding(SingleFeature):
 class CompressedEmbeddingBag(SingleFeature):
     """Drop-in for ``nn.EmbeddingBag``: bags of ids -> one vector per bag.
 
-    The arguments are those of :class:`CompressedEmbedding` and:
+    The arguments are those of :class:`~compactrec.embeddings.single.SingleFeature` and:
 
     Args:
         mode: ``sum``, ``mean`` (over the ids of the bag) or ``max``. Ids are combined first and
@@ -112,17 +53,18 @@ class CompressedEmbeddingBag(SingleFeature):
         embedding_dim: int,
         config: MethodConfig | None = None,
         *,
-        mode: Literal["sum", "mean", "max"] = "mean",
+        mode: Mode = "mean",
         include_last_offset: bool = False,
         name: str = "ids",
         arrays: Arrays | None = None,
         padding_idx: int | None = None,
         sparse: bool = False,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        if mode not in ("sum", "mean", "max"):
-            raise ValueError(f"mode must be 'sum', 'mean' or 'max', got {mode!r}")
         super().__init__(
             num_embeddings,
             embedding_dim,
@@ -131,10 +73,13 @@ class CompressedEmbeddingBag(SingleFeature):
             arrays=arrays,
             padding_idx=padding_idx,
             sparse=sparse,
+            max_norm=max_norm,
+            norm_type=norm_type,
+            scale_grad_by_freq=scale_grad_by_freq,
             device=device,
             dtype=dtype,
         )
-        self.mode = mode
+        self.mode = _checked_mode(mode)
         self.include_last_offset = include_last_offset
 
     @classmethod
@@ -145,25 +90,25 @@ class CompressedEmbeddingBag(SingleFeature):
         method: str,
         budget_bytes: int,
         *,
-        mode: Literal["sum", "mean", "max"] = "mean",
+        mode: Mode = "mean",
         name: str = "ids",
-        counts: Any = None,
+        counts: NDArray[np.int64] | None = None,
         options: Mapping[str, Any] | None = None,
         padding_idx: int | None = None,
     ) -> Self:
         """The largest layer of ``method`` within ``budget_bytes``."""
-        plan = _budget_plan(
-            num_embeddings, embedding_dim, method, budget_bytes, name, counts, options
-        )
-        return cls(
+        made = super().from_budget(
             num_embeddings,
             embedding_dim,
-            plan.groups[0].config,
-            mode=mode,
+            method,
+            budget_bytes,
             name=name,
-            arrays=plan.arrays,
+            counts=counts,
+            options=options,
             padding_idx=padding_idx,
         )
+        made.mode = _checked_mode(mode)
+        return made
 
     def forward(
         self,
@@ -177,8 +122,11 @@ class CompressedEmbeddingBag(SingleFeature):
                 f"per_sample_weights must have the shape of input, {tuple(input.shape)}, got "
                 f"{tuple(per_sample_weights.shape)}"
             )
-        if per_sample_weights is not None and self.mode == "max":
-            raise ValueError("per_sample_weights are for mode 'sum' and 'mean', got mode 'max'")
+        if per_sample_weights is not None and self.mode != "sum":
+            raise NotImplementedError(
+                f"per_sample_weights are for mode 'sum', got mode {self.mode!r}; make the layer "
+                f"with mode='sum', and divide the weights by the length of the bag for a mean"
+            )
         lengths = self._lengths(input, offsets)
         values = input.reshape(-1).long()
         weights = None if per_sample_weights is None else per_sample_weights.reshape(-1)
@@ -239,21 +187,7 @@ def _bag_of(lengths: Tensor) -> Tensor:
     return torch.repeat_interleave(bags, lengths)
 
 
-def _budget_plan(
-    num_embeddings: int | None,
-    embedding_dim: int,
-    method: str,
-    budget_bytes: int,
-    name: str,
-    counts: Any,
-    options: Mapping[str, Any] | None,
-) -> Plan:
-    feature = Feature(name=name, num_ids=num_embeddings, dim=embedding_dim)
-    return make_plan(
-        method,
-        (feature,),
-        budget_bytes,
-        threshold=0,
-        options=options,
-        counts=None if counts is None else {name: counts},
-    )
+def _checked_mode(mode: Mode) -> Mode:
+    if mode not in ("sum", "mean", "max"):
+        raise ValueError(f"mode must be 'sum', 'mean' or 'max', got {mode!r}")
+    return mode

@@ -10,6 +10,7 @@ say.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Self
 
 import numpy as np
@@ -21,17 +22,23 @@ from compactrec.embeddings.config import MethodConfig
 from compactrec.embeddings.contract import Arrays, Lowered, require_vocabulary, table_name
 from compactrec.embeddings.feature import Feature
 from compactrec.embeddings.init import Init, dlrm_init
-from compactrec.embeddings.mixed_sizing import Rounding, equipartition, fill, popularity_dims
+from compactrec.embeddings.mixed_sizing import (
+    Rounding,
+    equipartition,
+    fill,
+    next_width,
+    popularity_dims,
+    widenable,
+)
 from compactrec.embeddings.packing import Block, packed
 from compactrec.embeddings.registry import Assignments, Method, SizingTask, register_method
 from compactrec.embeddings.rewrites import Identity, IdMap, LookUp
-from compactrec.embeddings.sizing import assignment_bytes, largest
+from compactrec.embeddings.sizing import assignment_bytes, largest_step
 
 __all__ = ["MixedConfig", "lower_mixed"]
 
 _STEPS = 2**32
 _STEEPEST = 8.0
-_SPARE = 0.02
 
 
 class MixedConfig(MethodConfig):
@@ -107,14 +114,10 @@ def _from_budget(task: SizingTask) -> Assignments:
     """The gentlest temperature that fits, or at a given one the largest lambda; then the rest."""
     sizing = _Sizing(task)
     lowest = -_STEPS if sizing.options.alpha is None else 0
-    solved = largest(
+    step = largest_step(
         lambda step: sizing.assign(sizing.dims_at(step)), lowest, _STEPS, task.budget_bytes, "mixed"
     )
-    solved = sizing.spend(solved, sizing.options.rounding)
-    left = task.budget_bytes - assignment_bytes(solved)
-    if sizing.options.rounding == "packed" and left > _SPARE * task.budget_bytes:
-        return sizing.spend(solved, "nearest")  # odd widths are slower, but bytes come first
-    return solved
+    return sizing.spend(sizing.dims_at(step))
 
 
 class _Sizing:
@@ -123,7 +126,10 @@ class _Sizing:
     def __init__(self, task: SizingTask) -> None:
         self.task = task
         self.options: MixedOptions = task.options
-        self.blocks = [_blocks(feature, task, self.options) for feature in task.features]
+        counts = task.counts or {}
+        looked_up = [int(np.sum(counts[f.name])) for f in task.features if f.name in counts]
+        most = max([1, *looked_up])
+        self.blocks = [_blocks(feature, task, self.options, most) for feature in task.features]
         self.popularity = [p for block in self.blocks for p in block.popularity]
         self.rows = [n for block in self.blocks for n in block.rows]
         pairs = list(zip(task.features, self.blocks, strict=True))
@@ -154,31 +160,37 @@ class _Sizing:
         )
         return [min(d, limit) for d, limit in zip(dims, self.limits, strict=True)]
 
-    def assign(self, dims: list[int]) -> Assignments:
-        """A config per feature."""
-        left = iter(dims)
-        groups = []
+    def assign(self, dims: list[int], cut: int = 0, rows: int = 0, wider: int = 0) -> Assignments:
+        """A config per feature; the first ``rows`` rows of block ``cut`` have width ``wider``."""
+        groups, i = [], 0
         for feature, block in zip(self.task.features, self.blocks, strict=True):
+            sizes: list[tuple[int, int]] = []
+            for n in block.rows:
+                part = rows if i == cut else 0
+                sizes += [(m, d) for m, d in ((part, wider), (n - part, dims[i])) if m]
+                i += 1
             config = MixedConfig(
-                dims=tuple(next(left) for _ in block.rows),
-                rows=() if len(block.rows) == 1 else tuple(block.rows),
+                dims=tuple(d for _, d in sizes),
+                rows=() if len(sizes) == 1 else tuple(n for n, _ in sizes),
                 remap=None if block.remap is None else f"{feature.name}__rank",
             )
             groups.append(((feature,), config))
         return Assignments(tuple(groups), self.arrays)
 
-    def spend(self, solved: Assignments, rounding: Rounding) -> Assignments:
-        """Widen blocks with the bytes that are left."""
-        left = self.task.budget_bytes - assignment_bytes(solved)
-        dims = [d for _, config in solved.groups for d in _dims_of(config)]
-        wider = fill(dims, self.limits, self.rows, self.popularity, left // 4, rounding)
-        filled = self.assign(wider)
-        return filled if assignment_bytes(filled) <= self.task.budget_bytes else solved
-
-
-def _dims_of(config: MethodConfig) -> tuple[int, ...]:
-    assert isinstance(config, MixedConfig)
-    return config.dims
+    def spend(self, dims: list[int]) -> Assignments:
+        """Widen blocks with the bytes that are left, the last one in part."""
+        budget, o = self.task.budget_bytes, self.options
+        step = partial(next_width, rounding=o.rounding, multiple=o.multiple)
+        left = budget - assignment_bytes(self.assign(dims))
+        filled = fill(dims, self.limits, self.rows, self.popularity, left // 4, step)
+        if assignment_bytes(self.assign(filled)) > budget:
+            filled = dims
+        for i, wider in widenable(filled, self.limits, self.popularity, step):
+            assign = partial(self.assign, filled, i, wider=wider)
+            rows = largest_step(assign, 0, self.rows[i] - 1, budget, "mixed")
+            if rows:
+                return assign(rows)
+        return self.assign(filled)
 
 
 @dataclass(frozen=True)
@@ -188,20 +200,24 @@ class _Blocks:
     popularity: list[float]
 
 
-def _blocks(feature: Feature, task: SizingTask, options: MixedOptions) -> _Blocks:
-    """Rows of each block, the remap, and the average popularity of a block's rows."""
+def _blocks(feature: Feature, task: SizingTask, options: MixedOptions, most: int) -> _Blocks:
+    """Rows of each block, the remap, and the average popularity of a block's rows.
+
+    That is look-ups per row, relative to the ``most`` that any feature has.
+    """
     num_ids = require_vocabulary("mixed", (feature,))
-    if options.num_blocks == 1:
-        return _Blocks([num_ids], None, [1.0 / num_ids])
     if task.counts is None:
-        raise ValueError("mixed: blocks need training frequencies (counts); give them or use 1")
+        if options.num_blocks > 1:
+            raise ValueError("mixed: blocks need training frequencies (counts); give them or use 1")
+        return _Blocks([num_ids], None, [1.0 / num_ids])
     counts = np.asarray(task.counts[feature.name], dtype=np.int64)
-    rows, remap = equipartition(counts, options.num_blocks)
+    rows, remap = [num_ids], None
+    if options.num_blocks > 1:
+        rows, remap = equipartition(counts, options.num_blocks)
     ranked = counts if remap is None else counts[np.argsort(remap)]
     mass = np.add.reduceat(ranked, np.concatenate([[0], np.cumsum(rows)[:-1]]))
-    total = max(1, int(counts.sum()))
     # A block that was never seen counts as half a look-up: a popularity must not be zero.
-    popularity = [max(float(m), 0.5) / (n * total) for m, n in zip(mass, rows, strict=True)]
+    popularity = [max(float(m), 0.5) / most / n for m, n in zip(mass, rows, strict=True)]
     return _Blocks(rows, remap, popularity)
 
 

@@ -1,7 +1,7 @@
 """Widths of the mixed-dimension method: the popularity rule, its rounding and its budget."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -9,7 +9,16 @@ from numpy.typing import NDArray
 
 from compactrec.embeddings.packing import num_lanes
 
-__all__ = ["Rounding", "equipartition", "fill", "mixed_dims", "mixed_scalars", "popularity_dims"]
+__all__ = [
+    "Rounding",
+    "equipartition",
+    "fill",
+    "mixed_dims",
+    "mixed_scalars",
+    "next_width",
+    "popularity_dims",
+    "widenable",
+]
 
 Rounding = Literal["nearest", "packed", "pow2", "multiple", "floor", "ceil"]
 
@@ -121,26 +130,18 @@ def fill(
     rows: Sequence[int],
     popularity: Sequence[float],
     spare: int,
-    rounding: Rounding,
+    step: Callable[[int], int],
 ) -> list[int]:
     """Spend ``spare`` scalars: widen blocks, most popular first, never past a more popular one.
 
-    By a column at a time, or with ``packed`` to the next width of its kind; not at all where
-    widths are powers of two or multiples.
+    ``step`` gives the width that follows one.
     """
     out = list(dims)
-    if rounding in ("pow2", "multiple"):
-        return out
-    order = sorted(range(len(out)), key=lambda i: -popularity[i])
     spare -= 64 * len(out)  # the integer state of a packed block differs from a plain one's
     moved = True
     while moved:
         moved = False
-        for place, i in enumerate(order):
-            above = out[order[place - 1]] if place else limits[i]
-            wider = _next_packed(out[i]) if rounding == "packed" else out[i] + 1
-            if wider > min(limits[i], above):
-                continue
+        for i, wider in widenable(out, limits, popularity, step):
             now = mixed_scalars([rows[i]], [out[i]], limits[i])
             cost = mixed_scalars([rows[i]], [wider], limits[i]) - now
             if cost <= spare:
@@ -150,8 +151,33 @@ def fill(
     return out
 
 
-def _next_packed(dim: int) -> int:
-    return 2 * dim if dim < 4 else 4 * (dim // 4 + 1)
+def widenable(
+    dims: Sequence[int],
+    limits: Sequence[int],
+    popularity: Sequence[float],
+    step: Callable[[int], int],
+) -> Iterator[tuple[int, int]]:
+    """Blocks that may be wider, most popular first, and how wide: never past a more popular one,
+    unless that has its feature's whole width.
+
+    Looks at ``dims`` as it goes, so that these may change on the way.
+    """
+    above = max(limits)
+    for i in sorted(range(len(dims)), key=lambda i: -popularity[i]):
+        wider = min(step(dims[i]), limits[i])
+        if dims[i] < wider <= above:
+            yield i, wider
+        if dims[i] < limits[i]:
+            above = dims[i]
+
+
+def next_width(dim: int, rounding: Rounding, multiple: int) -> int:
+    """The width that follows ``dim`` in a rounding."""
+    if rounding == "pow2" or (rounding == "packed" and dim < 4):
+        return int(2 ** (math.floor(math.log2(dim)) + 1))
+    if rounding == "packed":
+        return 4 * (dim // 4 + 1)
+    return dim + (multiple if rounding == "multiple" else 1)
 
 
 def _largest_scale(
@@ -184,24 +210,25 @@ def equipartition(
 ) -> tuple[list[int], NDArray[np.int64] | None]:
     """Cut rows, most frequent first, into runs of equal total frequency.
 
-    Row 0 is the shared row of rare and unseen ids; it stays first. Ties keep the order of ids.
-    A cut falls at the first row where the cumulative frequency reaches ``(b + 1) / num_blocks`` of
-    the total; rows never seen go to the last block; empty blocks are dropped.
+    Ties keep the order of ids. Where ids from 1 on are in order of frequency, id 0 stays in front,
+    however frequent: at most one row is wider than it should be, and no remap is needed. A cut
+    falls at the first row where the cumulative frequency reaches ``(b + 1) / num_blocks`` of the
+    total; rows never seen go to the last block; empty blocks are dropped.
 
     Returns:
         Rows per block, and the map id -> rank, None where ids are numbered that way already.
     """
     if num_blocks < 1 or len(frequency) < 1:
         raise ValueError(f"need num_blocks >= 1 and rows, got {num_blocks} and {len(frequency)}")
-    order = np.concatenate([[0], 1 + np.argsort(-frequency[1:], kind="stable")])
-    ranked = frequency[order]
-    cumulative = np.cumsum(ranked)
-    targets = cumulative[-1] * np.arange(1, num_blocks) / num_blocks
-    ends = np.searchsorted(cumulative, targets, side="left") + 1
-    cuts = np.unique(np.clip(np.concatenate([ends, [len(frequency)]]), 1, len(frequency)))
-    rows = np.diff(np.concatenate([[0], cuts]))
-    remap = None
-    if not np.array_equal(order, np.arange(len(order))):
+    remap, ranked = None, frequency
+    if np.any(np.diff(frequency[1:]) > 0):
+        order = np.argsort(-frequency, kind="stable")
+        ranked = frequency[order]
         remap = np.empty_like(order)
         remap[order] = np.arange(len(order))
+    cumulative = np.cumsum(ranked)
+    targets = cumulative[-1] * np.arange(1, num_blocks)
+    ends = np.searchsorted(cumulative * num_blocks, targets, side="left") + 1
+    cuts = np.unique(np.concatenate([ends, [len(frequency)]]))
+    rows = np.diff(np.concatenate([[0], cuts]))
     return rows.tolist(), remap

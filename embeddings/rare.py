@@ -1,16 +1,20 @@
-"""Rare-id filter: frequent ids keep a row of their own, all others share row 0.
+"""Rare-id filter: the most frequent ids keep a row of their own, all others share one.
 
-``e(x) = E[x]`` where ``x < num_rows``, else ``E[0]``, for ids numbered by descending training
-frequency (id 0 is the shared one); otherwise ``e(x) = E[remap[x]]`` with an integer array over the
-vocabulary, whose bytes count. Bags pool exactly. Cost: ``4 * num_rows * D`` bytes, and
-``8 * n`` bytes where a remap is needed.
+``e(x) = E[x]`` where ``x`` is frequent, else ``E[s]`` with ``s`` the shared row, which every id
+that shares it trains. Ids numbered by descending training frequency need no integer state: from
+id 1 on, with id 0 among the rare, ``s`` is the first row; from id 0 on, it is the last. Other ids
+go through ``remap``, an integer array over the vocabulary whose bytes count. Bags pool exactly.
+Cost: ``4 * num_rows * D`` bytes, and ``8 * n`` bytes where a remap is needed.
 """
 
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
+from torch import Tensor
 
 from compactrec.embeddings.config import MethodConfig
 from compactrec.embeddings.contract import Arrays, Lowered, require_vocabulary, table_name
@@ -31,16 +35,35 @@ __all__ = ["RareConfig", "lower_rare"]
 
 
 class RareConfig(MethodConfig):
-    """A table of ``num_rows`` rows; row 0 serves every id that has none of its own."""
+    """A table of ``num_rows`` rows, one of which serves every id that has none of its own."""
 
     method: ClassVar[str] = "rare"
 
     num_rows: int = Field(ge=1)
-    """Rows of the table, the shared row 0 included."""
+    """Rows of the table, the shared row included."""
+    shared: Literal["first", "last"] = "first"
+    """The shared row without a remap: ``first`` keeps ids 1 .. num_rows - 1, ``last`` keeps ids
+    0 .. num_rows - 2."""
     remap: str | None = None
     """Name of the plan's array id -> row; None where ids are numbered by frequency."""
     init: Init | None = None
     """Initial weights; None is U(+-sqrt(1/num_rows))."""
+
+
+@dataclass(frozen=True)
+class Clip(IdMap):
+    """``x`` where ``x < num_rows``, else the last row (ids are numbered by frequency from 0)."""
+
+    num_rows: int
+    kind: ClassVar[str] = "clip"
+
+    @property
+    def params(self) -> tuple[int, ...]:
+        return (self.num_rows - 1,)
+
+    @staticmethod
+    def apply(ids: Tensor, params: tuple[Tensor, ...], array: Tensor | None) -> Tensor:
+        return torch.minimum(ids, params[0])
 
 
 def lower_rare(config: RareConfig, features: tuple[Feature, ...], arrays: Arrays) -> Lowered:
@@ -51,7 +74,7 @@ def lower_rare(config: RareConfig, features: tuple[Feature, ...], arrays: Arrays
             f"rare: num_rows must be at most num_ids = {num_ids} for feature "
             f"{features[0].name!r}, got {config.num_rows}"
         )
-    id_map: IdMap = KeepFrequent(config.num_rows)
+    id_map: IdMap = (KeepFrequent if config.shared == "first" else Clip)(config.num_rows)
     if config.remap is not None:
         if config.remap not in arrays or arrays[config.remap].numel() != num_ids:
             raise ValueError(f"rare: the plan has no array {config.remap!r} of {num_ids} entries")
@@ -65,40 +88,56 @@ def _from_budget(task: SizingTask) -> Assignments:
     """Keep the most frequent ids over all features; ties in the order of features and ids."""
     if task.counts is None:
         raise ValueError("rare: training frequencies (counts) are needed to know the rare ids")
-    ordered = {f.name: _by_frequency(np.asarray(task.counts[f.name])) for f in task.features}
-    counts = np.concatenate([ordered[f.name][1][1:] for f in task.features])
-    owner = np.concatenate(
-        [np.full(len(ordered[f.name][1]) - 1, i) for i, f in enumerate(task.features)]
-    )
-    ranked = owner[np.argsort(-counts, kind="stable")]
-    remaps = {name: order for name, (order, _) in ordered.items() if order is not None}
+    for feature in task.features:
+        require_vocabulary("rare", (feature,))
+    counts = [np.asarray(task.counts[f.name], dtype=np.int64) for f in task.features]
+    ranks = [_Rank.of(c) for c in counts]
+    owner = np.repeat(np.arange(len(counts)), [len(c) for c in counts])
+    ranked = owner[_by_frequency(np.concatenate(counts))]
 
     def assign(kept: int) -> Assignments:
-        rows = 1 + np.bincount(ranked[:kept], minlength=len(task.features))
         groups, arrays = [], {}
-        for feature, num_rows in zip(task.features, rows.tolist(), strict=True):
+        own = np.bincount(ranked[:kept], minlength=len(counts)).tolist()
+        for feature, rank, count in zip(task.features, ranks, own, strict=True):
+            # The last id that is left has the shared row to itself.
+            count = min(count, len(rank.order) - 1)
             remap = None
-            if feature.name in remaps:
+            if not rank.numbered:
                 remap = f"{feature.name}__remap"
-                arrays[remap] = _remap(remaps[feature.name], num_rows)
-            groups.append(((feature,), RareConfig(num_rows=num_rows, remap=remap)))
+                arrays[remap] = _remap(rank.order, count)
+            shared: Literal["first", "last"] = "first"
+            if rank.numbered and rank.place_of_zero < count:
+                shared = "last"
+            config = RareConfig(num_rows=count + 1, shared=shared, remap=remap)
+            groups.append(((feature,), config))
         return Assignments(tuple(groups), arrays)
 
     return largest(assign, 0, len(ranked), task.budget_bytes, "rare")
 
 
-def _by_frequency(counts: Any) -> tuple[Any, Any]:
-    """``(order, sorted counts)``; ``order`` is None where ids 1, 2, ... are sorted already."""
-    if np.all(np.diff(counts[1:]) <= 0):
-        return None, counts
-    order = 1 + np.argsort(-counts[1:], kind="stable")
-    order = np.concatenate([[0], order])
-    return order, counts[order]
+@dataclass(frozen=True)
+class _Rank:
+    """The ids of a feature, most frequent first."""
+
+    order: NDArray[np.int64]
+    numbered: bool
+    """Ids from 1 on are in that order: the ``k`` first are 0 .. k - 1 or 1 .. k for every ``k``."""
+    place_of_zero: int
+
+    @staticmethod
+    def of(counts: NDArray[np.int64]) -> "_Rank":
+        numbered = bool(np.all(np.diff(counts[1:]) <= 0))
+        return _Rank(_by_frequency(counts), numbered, int(np.sum(counts > counts[0])))
 
 
-def _remap(order: Any, num_rows: int) -> torch.Tensor:
+def _by_frequency(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.argsort(-counts, kind="stable")
+
+
+def _remap(order: NDArray[np.int64], num_kept: int) -> Tensor:
+    """id -> row: 0 is shared, then the kept ids."""
     remap = np.zeros(len(order), dtype=np.int64)
-    remap[order[:num_rows]] = np.arange(num_rows)
+    remap[order[:num_kept]] = np.arange(1, num_kept + 1)
     return torch.from_numpy(remap)
 
 
@@ -110,7 +149,7 @@ register_method(
         options=NoOptions,
         title="Rare-id filter",
         paper="-",
-        formula="e(x) = E[x] if x is frequent, else E[0]",
+        formula="e(x) = E[x] if x is frequent, else the shared row",
         baseline=True,
     )
 )

@@ -1,9 +1,15 @@
 """What the drop-in layers share: one feature, its rewrite, its tables and its combine."""
 
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from compactrec.embeddings.budget import make_plan
 from compactrec.embeddings.config import MethodConfig
 from compactrec.embeddings.contract import Arrays, Lowered, Table
 from compactrec.embeddings.feature import Feature
@@ -55,20 +61,36 @@ class _BagTables(nn.Module):
 
 
 class SingleFeature(nn.Module):
-    """What both drop-ins share: one feature, its rewrite, tables and combine."""
+    """What both drop-ins share: one feature, its rewrite, tables and combine.
+
+    Args:
+        num_embeddings: ids are ``0 .. num_embeddings - 1``; None where the method needs no
+            vocabulary (any non-negative int64).
+        embedding_dim: width of the vectors.
+        config: the method; a full table by default.
+        name: salts of hashing methods come from it; keep it when a model is rebuilt.
+        arrays: integer arrays that the config names.
+        padding_idx: this id gives zeros and no gradient.
+        sparse: sparse gradients of the tables.
+        max_norm, norm_type, scale_grad_by_freq: as torch has them, and refused unless they ask for
+            nothing.
+    """
 
     def __init__(
         self,
         num_embeddings: int | None,
         embedding_dim: int,
-        config: MethodConfig | None,
+        config: MethodConfig | None = None,
         *,
-        name: str,
-        arrays: Arrays | None,
-        padding_idx: int | None,
-        sparse: bool,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
+        name: str = "ids",
+        arrays: Arrays | None = None,
+        padding_idx: int | None = None,
+        sparse: bool = False,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if config is not None and not isinstance(config, MethodConfig):
@@ -76,6 +98,7 @@ class SingleFeature(nn.Module):
                 f"config must be a method config such as FullConfig(), got {config!r}; further "
                 f"arguments, such as padding_idx, go by name"
             )
+        _refuse(max_norm, norm_type, scale_grad_by_freq)
         self.feature = Feature(name=name, num_ids=num_embeddings, dim=embedding_dim)
         self.config = config or FullConfig()
         self.padding_idx = _checked_padding(padding_idx, num_embeddings)
@@ -96,6 +119,37 @@ class SingleFeature(nn.Module):
             self.to(dtype)
         if device is not None and torch.device(device).type != "meta":
             self.to(device)
+
+    @classmethod
+    def from_budget(
+        cls,
+        num_embeddings: int | None,
+        embedding_dim: int,
+        method: str,
+        budget_bytes: int,
+        *,
+        name: str = "ids",
+        counts: NDArray[np.int64] | None = None,
+        options: Mapping[str, Any] | None = None,
+        padding_idx: int | None = None,
+    ) -> Self:
+        """The largest layer of ``method`` within ``budget_bytes``."""
+        plan = make_plan(
+            method,
+            (Feature(name=name, num_ids=num_embeddings, dim=embedding_dim),),
+            budget_bytes,
+            threshold=0,
+            options=options,
+            counts=None if counts is None else {name: counts},
+        )
+        return cls(
+            num_embeddings,
+            embedding_dim,
+            plan.groups[0].config,
+            name=name,
+            arrays=plan.arrays,
+            padding_idx=padding_idx,
+        )
 
     @property
     def num_embeddings(self) -> int | None:
@@ -137,6 +191,19 @@ class SingleFeature(nn.Module):
     def per_id(self, ids: Tensor) -> Tensor:
         """``(V,) -> (V, D)``, every id a bag of its own."""
         return self.pooled(ids, torch.ones_like(ids), None)
+
+
+def _refuse(max_norm: float | None, norm_type: float, scale_grad_by_freq: bool) -> None:
+    """Raise for what torch's layers do to single rows of a plain table."""
+    given = {"max_norm": max_norm, "norm_type": norm_type, "scale_grad_by_freq": scale_grad_by_freq}
+    plain = {"max_norm": None, "norm_type": 2.0, "scale_grad_by_freq": False}
+    asked = [f"{name}={value!r}" for name, value in given.items() if value != plain[name]]
+    if asked:
+        raise NotImplementedError(
+            f"{', '.join(asked)}: a compressed table has no row of its own for every id, so its "
+            f"rows cannot be renormed or scaled by an id's frequency; leave it out, and limit "
+            f"weights or gradients in the optimizer"
+        )
 
 
 def _checked_padding(padding_idx: int | None, num_embeddings: int | None) -> int | None:

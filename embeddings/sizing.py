@@ -18,6 +18,7 @@ __all__ = [
     "describe_bytes",
     "full_bytes",
     "largest",
+    "largest_step",
     "proportional_rows",
     "table_bytes",
 ]
@@ -80,7 +81,14 @@ def assignment_bytes(assignments: Assignments) -> int:
 def largest(
     assign: Callable[[int], Assignments], low: int, high: int, budget_bytes: int, what: str
 ) -> Assignments:
-    """``assign(k)`` for the largest ``k`` in ``low .. high`` that fits; bytes must grow with ``k``.
+    """What :func:`largest_step` finds."""
+    return assign(largest_step(assign, low, high, budget_bytes, what))
+
+
+def largest_step(
+    assign: Callable[[int], Assignments], low: int, high: int, budget_bytes: int, what: str
+) -> int:
+    """The largest ``k`` in ``low .. high`` for which ``assign(k)`` fits; bytes must grow with it.
 
     Raises ``ValueError`` naming the smallest possible bytes when ``assign(low)`` does not fit.
     """
@@ -97,7 +105,7 @@ def largest(
             low = middle
         else:
             high = middle - 1
-    return assign(low)
+    return low
 
 
 def proportional_rows(vocabularies: Sequence[int], total_rows: int) -> list[int]:

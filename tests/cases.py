@@ -3,10 +3,16 @@
 import importlib
 from collections.abc import Sequence
 
-from compactrec.embeddings import Plan
+import pytest
+
+from compactrec.embeddings import Plan, method_names
 from tests.methods.base import Case, MethodCases
 
-__all__ = ["CASES", "METHODS", "cases_of", "mixture"]
+__all__ = ["CASES", "METHODS", "SOME", "cases_of", "mixture", "needs_hash"]
+
+SOME = next(name for name in ("hash", "uniform") if name in method_names())
+"""A baseline that needs no counts; which one does not matter to the tests that use it."""
+needs_hash = pytest.mark.skipif("hash" not in method_names(), reason="speaks of options of hash")
 
 
 def cases_of(name: str) -> MethodCases:

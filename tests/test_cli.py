@@ -20,6 +20,7 @@ from compactrec.benchmarks.study import CompareFile
 from compactrec.embeddings import get_method, method_names
 from tests.benchmarks.fake_runs import fake_data, fake_result
 from tests.benchmarks.folder import write_folder
+from tests.cases import SOME, needs_hash
 
 COMMANDS = ("methods", "prepare", "plan", "train", "compare", "report", "demo")
 Captured = pytest.CaptureFixture[str]
@@ -107,7 +108,7 @@ def test_a_missing_package_is_named_with_what_to_install(
     ("words", "message"),
     [
         (["plann"], "No such command 'plann'"),
-        (["plan", "--method", "hash", "--budget", "1/4"], "Missing option '--data'"),
+        (["plan", "--method", SOME, "--budget", "1/4"], "Missing option '--data'"),
         (
             ["compare", "--data", "x", "--budget", "1/4", "--seeds", "0"],
             "Invalid value for '--seeds'",
@@ -125,7 +126,7 @@ def test_a_wrong_command_line_is_usage_and_exits_with_2(
 
 
 def test_errors_are_words_and_debug_shows_the_traceback(capsys: Captured) -> None:
-    words = ("plan", "--data", "nowhere", "--method", "hash", "--budget", "1/4")
+    words = ("plan", "--data", "nowhere", "--method", SOME, "--budget", "1/4")
     code, _, err = call(capsys, *words)
     assert code == 1
     assert err == (
@@ -170,6 +171,7 @@ def test_several_wrong_fields_are_all_named(capsys: Captured, tmp_path: Path, da
 # -- methods, plan -------------------------------------------------------------------------------
 
 
+@needs_hash
 def test_methods_shows_what_the_registry_holds(capsys: Captured) -> None:
     code, out, _ = call(capsys, "methods")
     assert code == 0
@@ -183,6 +185,7 @@ def test_methods_shows_what_the_registry_holds(capsys: Captured) -> None:
     assert "hash = mix | mod [mix]" in out
 
 
+@needs_hash
 def test_plan_writes_a_plan_and_shows_its_bytes(
     capsys: Captured, tmp_path: Path, data: Path
 ) -> None:
@@ -202,6 +205,7 @@ def test_plan_writes_a_plan_and_shows_its_bytes(
     assert "4x" in out
 
 
+@needs_hash
 @pytest.mark.parametrize(
     ("method", "budget", "message"),
     [
@@ -224,7 +228,7 @@ def test_plan_errors(capsys: Captured, data: Path, method: str, budget: str, mes
 def test_train_wants_a_plan_or_a_method(capsys: Captured, tmp_path: Path, data: Path) -> None:
     words = ("train", "--data", data, "--out", tmp_path / "run")
     assert "give either --plan FILE, or --method NAME" in call(capsys, *words)[2]
-    assert "needs 'budget_bytes'" in call(capsys, *words, "--method", "hash")[2]
+    assert "needs 'budget_bytes'" in call(capsys, *words, "--method", SOME)[2]
     both = (*words, "--plan", tmp_path / "p.json", "--budget", "1/4")
     assert "a plan file has its size already" in call(capsys, *both)[2]
 
@@ -289,7 +293,7 @@ def test_compare_then_report_end_to_end(capsys: Captured, tmp_path: Path) -> Non
     config = tmp_path / "small.toml"
     config.write_text("bottom = [8]\ntop = [8, 1]\nthreshold = 0\nnum_threads = 1\n")
     words = (
-        "compare", "--data", data, "--methods", "hash", "--budget", "1/2", "--seeds", 2,
+        "compare", "--data", data, "--methods", SOME, "--budget", "1/2", "--seeds", 2,
         "--out", out, "--config", config, "--dim", 8, "--batch-size", 128,
     )  # fmt: skip
     code, printed, err = call(capsys, *words)
@@ -313,7 +317,7 @@ def test_compare_then_report_end_to_end(capsys: Captured, tmp_path: Path) -> Non
     code, _, _ = call(capsys, "report", out, "--out", tmp_path / "r", "--readme", readme)
     assert code == 0
     assert (tmp_path / "r" / "report.html").is_file()
-    assert "| hash (baseline) | 1/2 |" in readme.read_text()
+    assert f"| {SOME} (baseline) | 1/2 |" in readme.read_text()
 
 
 def test_a_failed_run_is_an_exit_code_of_1_and_a_report(
@@ -321,18 +325,18 @@ def test_a_failed_run_is_an_exit_code_of_1_and_a_report(
 ) -> None:
     def fake_train(config: TrainConfig) -> Result:
         assert config.method is not None
-        if config.method == "hash":
+        if config.method == SOME:
             raise ValueError("the loss is [red]NaN[/red]")
         return fake_result(config.out, config.method, config.budget_bytes, config.seed, 1.0)
 
     monkeypatch.setattr("compactrec.benchmarks.train.train", fake_train)
     out = tmp_path / "runs"
-    words = ("compare", "--data", data, "--methods", "hash", "--budget", "1/4,1/8", "--seeds", 1)
+    words = ("compare", "--data", data, "--methods", SOME, "--budget", "1/4,1/8", "--seeds", 1)
     code, printed, err = call(capsys, *words, "--out", out)
     assert code == 1
     assert "2 run(s) failed" in err
-    assert "hash at 1/4, seed 0: failed: the loss is [red]NaN[/red]" in printed
-    assert "No result for hash at 1/4 of full" in printed
+    assert f"{SOME} at 1/4, seed 0: failed: the loss is [red]NaN[/red]" in printed
+    assert f"No result for {SOME} at 1/4 of full" in printed
     assert CompareFile.load(out).num_failed == 2
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cases import SOME
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # None of these comes with the base install.
@@ -67,14 +69,14 @@ def test_import_is_light_and_starts_nothing() -> None:
 
 
 def test_plans_bytes_and_layers_work_without_torchrec() -> None:
-    run = run_light("""
+    run = run_light(f"""
 import torch
 from compactrec.embeddings import CompressedEmbedding, Feature, make_plan, size
 
 features = [Feature(name="user", num_ids=1000, dim=8)]
-plan = make_plan("hash", features, budget_bytes=16_000)
+plan = make_plan({SOME!r}, features, budget_bytes=16_000)
 assert size(plan, features).serving_bytes <= 16_000
-layer = CompressedEmbedding.from_budget(1000, 8, "hash", budget_bytes=16_000)
+layer = CompressedEmbedding.from_budget(1000, 8, {SOME!r}, budget_bytes=16_000)
 assert layer(torch.tensor([[0, 999]])).shape == (1, 2, 8)
 """)
     assert run.returncode == 0, run.stderr

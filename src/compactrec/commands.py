@@ -180,7 +180,9 @@ def compare(
         int, Option(min=1, help="Settings tried for each method, chosen on validation.")
     ] = 1,
     jobs: Annotated[int, Option(min=1, help="Runs at once; the cores are shared out.")] = 1,
-    baseline: Annotated[str, Option(help="Method that the others are tested against.")] = "hash",
+    baseline: Annotated[
+        str | None, Option(help="Method that the others are tested against. [hash, if there]")
+    ] = None,
     *,
     options: TrainOptions,
 ) -> None:
@@ -212,7 +214,9 @@ def report(
     out: Annotated[
         Path | None, Option(help="Where to write; the first folder if left out.")
     ] = None,
-    baseline: Annotated[str, Option(help="Method that the others are tested against.")] = "hash",
+    baseline: Annotated[
+        str | None, Option(help="Method that the others are tested against. [hash, if there]")
+    ] = None,
     resamples: Annotated[int, Option(min=0, help="Bootstrap samples of the test rows.")] = 200,
     readme: Annotated[
         Path | None, Option(help="File whose results section to replace by the table.")

@@ -20,6 +20,7 @@ from compactrec.benchmarks.tuning import TRIALS
 from compactrec.data.folder import locked
 from compactrec.embeddings import Plan, get_method, method_names
 from tests.benchmarks.fake_runs import fake_data, fake_result
+from tests.cases import SOME, needs_hash
 
 QUIET = Console(quiet=True)
 BASELINES = [n for n in method_names() if get_method(n).baseline and n != "full"]
@@ -61,7 +62,7 @@ def test_baselines_are_always_there_and_full_is_trained_once_per_seed(base: Trai
     runner = Recorder()
     file = run(base, runner, methods=(OTHER,), budgets=("1/4", "1/8"))
     cells = [(c.method, c.budget) for c in file.cells]
-    assert "hash" in BASELINES
+    assert set(BASELINES) == {"uniform", "rare", "hash"} & set(method_names())
     assert cells[0] == ("full", None)
     assert sorted(cells[1:]) == sorted((m, b) for m in [*BASELINES, OTHER] for b in ("1/4", "1/8"))
     trained = [(c.method, c.budget_bytes, c.seed) for c in runner.configs]
@@ -92,25 +93,25 @@ def test_serving_bytes_hold_everything_and_stay_within_the_budget(base: TrainCon
 
 def test_all_runs_share_settings_and_seeds_alone_differ_within_a_cell(base: TrainConfig) -> None:
     runner = Recorder()
-    run(base, runner, methods=("hash",))
+    run(base, runner, methods=(SOME,))
     own = {"method", "budget_bytes", "options", "seed"}
     settings = [{k: v for k, v in c.resolved().items() if k not in own} for c in runner.configs]
     assert all(s == settings[0] for s in settings)
-    assert sorted(c.seed for c in runner.configs if c.method == "hash") == [0, 1]
-    assert len({c.plan for c in runner.configs if c.method == "hash"}) == 1
+    assert sorted(c.seed for c in runner.configs if c.method == SOME) == [0, 1]
+    assert len({c.plan for c in runner.configs if c.method == SOME}) == 1
 
 
 def test_the_same_request_again_runs_nothing(base: TrainConfig) -> None:
-    first = run(base, Recorder(), methods=("hash",))
+    first = run(base, Recorder(), methods=(SOME,))
     again = Recorder()
-    assert run(base, again, methods=("hash",)) == first
+    assert run(base, again, methods=(SOME,)) == first
     assert again.configs == []
 
 
 def test_more_seeds_and_methods_run_only_what_is_new(base: TrainConfig) -> None:
-    run(base, Recorder(), methods=("hash",))
+    run(base, Recorder(), methods=(SOME,))
     more = Recorder()
-    file = run(base, more, methods=("hash", OTHER), num_seeds=3)
+    file = run(base, more, methods=(SOME, OTHER), num_seeds=3)
     assert {(c.method, c.seed) for c in more.configs} == {
         *((m, 2) for m in ["full", *BASELINES]),
         *((OTHER, s) for s in range(3)),
@@ -151,26 +152,26 @@ def test_an_interrupted_run_is_given_the_same_folder_again(base: TrainConfig) ->
 def test_a_method_that_does_not_fit_is_recorded_with_its_reason(base: TrainConfig) -> None:
     runner = Recorder()
     file = run(base, runner, methods=(OTHER,), budgets=("1/4", "300B"))
-    small = {c.method: c for c in file.cells if c.budget == "300 B"}["hash"]
+    small = {c.method: c for c in file.cells if c.budget == "300 B"}[SOME]
     assert small.runs == ()
     assert small.reason is not None
     assert "raise the budget" in small.reason
-    assert not any(c.method == "hash" and c.budget_bytes == 300 for c in runner.configs)
+    assert not any(c.method == SOME and c.budget_bytes == 300 for c in runner.configs)
     report = write_report([base.out], base.out, num_resamples=5)
     assert small.reason in report.html.read_text().replace("&#39;", "'")
-    assert "No result for hash at 300 B" in report.markdown.read_text()
+    assert f"No result for {SOME} at 300 B" in report.markdown.read_text()
 
 
 def test_a_failing_run_stops_no_other_and_is_tried_again(base: TrainConfig) -> None:
-    failing = Recorder(lambda c: c.method == "hash" and c.seed == 1)
+    failing = Recorder(lambda c: c.method == SOME and c.seed == 1)
     file = run(base, failing)
-    (hash_cell,) = [c for c in file.cells if c.method == "hash"]
-    assert [r.status for r in hash_cell.runs] == ["done", "failed"]
-    assert hash_cell.runs[1].reason == "RuntimeError: the loss is NaN at step 3"
+    (some_cell,) = [c for c in file.cells if c.method == SOME]
+    assert [r.status for r in some_cell.runs] == ["done", "failed"]
+    assert some_cell.runs[1].reason == "RuntimeError: the loss is NaN at step 3"
     assert sum(r.status == "done" for c in file.cells for r in c.runs) == 2 * len(file.cells) - 1
     again = Recorder()
     run(base, again)
-    assert [(c.method, c.seed) for c in again.configs] == [("hash", 1)]
+    assert [(c.method, c.seed) for c in again.configs] == [(SOME, 1)]
 
 
 def test_a_bug_in_the_runner_is_not_swallowed(base: TrainConfig) -> None:
@@ -185,7 +186,7 @@ def test_tuning_gives_every_method_the_same_trials_and_chooses_by_validation(
     base: TrainConfig,
 ) -> None:
     runner = Recorder()
-    file = run(base, runner, methods=("hash",), num_trials=3)
+    file = run(base, runner, methods=(SOME,), num_trials=3)
     names = list(TRIALS)[:3]
     for cell in file.cells:
         assert [t.name for t in cell.trials] == names
@@ -226,8 +227,8 @@ def test_a_comparison_goes_on_with_the_threads_it_had(base: TrainConfig) -> None
 
 
 def test_a_cell_whose_trials_all_fail_is_recorded(base: TrainConfig) -> None:
-    file = run(base, Recorder(lambda c: c.method == "hash"), num_trials=2)
-    (cell,) = [c for c in file.cells if c.method == "hash"]
+    file = run(base, Recorder(lambda c: c.method == SOME), num_trials=2)
+    (cell,) = [c for c in file.cells if c.method == SOME]
     assert cell.reason == "every trial failed: RuntimeError: the loss is NaN at step 3"
     assert cell.runs == ()
 
@@ -241,6 +242,7 @@ def test_other_data_in_the_same_folder_is_refused_by_name(
         run(base.model_copy(update={"data": other}), Recorder())
 
 
+@needs_hash
 def test_methods_with_options_are_cells_of_their_own(base: TrainConfig) -> None:
     runner = Recorder()
     file = run(base, runner, methods=("hash:sign=true", "hash"))
@@ -253,6 +255,7 @@ def test_methods_with_options_are_cells_of_their_own(base: TrainConfig) -> None:
     assert sum(c.method.startswith("hash") for c in study.cells) == 2
 
 
+@needs_hash
 @pytest.mark.parametrize(
     ("text", "name", "options", "threshold"),
     [
@@ -267,6 +270,7 @@ def test_parse_method(text: str, name: str, options: dict[str, object], threshol
     assert (choice.name, choice.options, choice.threshold) == (name, options, threshold)
 
 
+@needs_hash
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -282,7 +286,7 @@ def test_parse_method_says_what_is_wrong(text: str, message: str) -> None:
 
 
 def test_budgets_that_are_the_same_number_of_bytes_are_one(base: TrainConfig) -> None:
-    file = run(base, Recorder(), methods=("hash",), budgets=("1/4", "0.25x", "25%"))
+    file = run(base, Recorder(), methods=(SOME,), budgets=("1/4", "0.25x", "25%"))
     assert {c.budget for c in file.cells} == {None, "1/4"}
 
 
@@ -291,17 +295,17 @@ def test_two_jobs_at_once_give_the_same_files(base: TrainConfig) -> None:
     """In processes of their own; the runner must be importable there."""
     request = CompareRequest(budgets=("1/4",), num_seeds=1, num_jobs=2)
     file = compare(request, base, runner=importable_runner, console=QUIET)
-    assert {r.status for c in file.cells for r in c.runs if c.method != "hash"} == {"done"}
+    assert {r.status for c in file.cells for r in c.runs if c.method != SOME} == {"done"}
     (failed,) = [r for c in file.cells for r in c.runs if r.status == "failed"]
-    assert failed.reason == "hash does not like this"
+    assert failed.reason == f"{SOME} does not like this"
     result = json.loads((base.out / file.cells[0].runs[0].path / "result.json").read_text())
     assert result["method"] == "full"
 
 
 def importable_runner(config: TrainConfig) -> Result:
     """Used by processes that import this module."""
-    if config.method == "hash":
-        raise ValueError("hash does not like this")
+    if config.method == SOME:
+        raise ValueError(f"{SOME} does not like this")
     assert config.num_threads is not None
     assert config.method is not None
     return fake_result(

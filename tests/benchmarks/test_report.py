@@ -238,6 +238,14 @@ def test_an_unknown_baseline_is_refused(tmp_path: Path) -> None:
         summarise(load_study([tmp_path]), baseline="hashing")
 
 
+@pytest.mark.parametrize(("methods", "expected"), [("rare hash", "hash"), ("mixed rare", "rare")])
+def test_the_default_baseline_is_one_that_is_there(
+    tmp_path: Path, methods: str, expected: str
+) -> None:
+    fake_study(tmp_path, {name: {QUARTER: 1.0} for name in methods.split()})
+    assert summarise(load_study([tmp_path]), num_resamples=0).baseline == expected
+
+
 # -- the files -----------------------------------------------------------------------------------
 
 

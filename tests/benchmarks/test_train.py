@@ -31,6 +31,7 @@ from compactrec.data.loader import BatchLoader
 from compactrec.data.manifest import Manifest, Split
 from compactrec.embeddings import Plan, make_plan
 from tests.benchmarks.folder import ROWS, write_folder
+from tests.cases import SOME
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS_PER_EPOCH = -(-ROWS["train"] // 64)
@@ -165,7 +166,7 @@ def test_a_finished_run_is_not_repeated(data: Path, tmp_path: Path, spy: type[Sp
     with pytest.raises(ValueError, match=r"result of another run: config\.seed is 0 there and 1"):
         train(small(data, tmp_path / "run", seed=1))
     features = BatchLoader(data, "train", 8).features(8)
-    make_plan("hash", features, 3_000, threshold=50).save(tmp_path / "plan.json")
+    make_plan(SOME, features, 3_000, threshold=50).save(tmp_path / "plan.json")
     with pytest.raises(ValueError, match=r"result of another run: plan\.groups differs"):
         train(small(data, tmp_path / "run", plan=tmp_path / "plan.json"))
     other = write_folder(tmp_path / "other", constant=True)
@@ -349,19 +350,19 @@ def test_the_environment_names_what_ran() -> None:
 def test_a_plan_file_is_used_as_it_is(data: Path, tmp_path: Path) -> None:
     manifest = Manifest.load(data)
     features = BatchLoader(data, "train", 8).features(4)
-    plan = make_plan("hash", features, 3_000, counts=manifest.counts(data), threshold=50)
+    plan = make_plan(SOME, features, 3_000, counts=manifest.counts(data), threshold=50)
     plan.save(tmp_path / "plan.json")
     result = train(small(data, tmp_path / "run", plan=tmp_path / "plan.json", method=None))
     assert result.plan == plan.to_json()
-    assert result.method == "hash"
+    assert result.method == SOME
     assert result.budget_bytes is None
     assert result.bytes.serving_bytes <= 3_000
 
 
 def test_a_method_at_a_budget(data: Path, tmp_path: Path) -> None:
-    config = small(data, tmp_path / "run", method="hash", budget_bytes=5_000, threshold=50)
+    config = small(data, tmp_path / "run", method=SOME, budget_bytes=5_000, threshold=50)
     result = train(config)
-    assert (result.method, result.budget_bytes) == ("hash", 5_000)
+    assert (result.method, result.budget_bytes) == (SOME, 5_000)
     assert 4_000 < result.bytes.serving_bytes <= 5_000
     assert (result.bytes.full_serving_bytes or 0) >= 4 * 8 * (40 + 7 + 250)
 
@@ -490,7 +491,7 @@ def test_another_config_plan_or_damage_is_refused(
     with pytest.raises(CheckpointError, match=r"run: config\.batch_size is 64 there and 32"):
         train(small(data, out, batch_size=32))
     features = BatchLoader(data, "train", 8).features(8)
-    make_plan("hash", features, 3_000, threshold=50).save(tmp_path / "plan.json")
+    make_plan(SOME, features, 3_000, threshold=50).save(tmp_path / "plan.json")
     with pytest.raises(CheckpointError, match=r"another run: plan\.groups differs"):
         train(small(data, out, plan=tmp_path / "plan.json"))
     (file,) = (out / "checkpoint").glob("step-*.safetensors")

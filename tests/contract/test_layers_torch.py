@@ -88,7 +88,7 @@ def test_sparse_gradients() -> None:
 
 
 def test_dtype_and_device() -> None:
-    ours = CompressedEmbeddingBag(NUM_IDS, DIM, dtype=torch.float64, device="cpu")
+    ours = CompressedEmbeddingBag(NUM_IDS, DIM, mode="sum", dtype=torch.float64, device="cpu")
     out = ours(torch.tensor([[1, 2], [3, 3]]), None, torch.rand(2, 2, dtype=torch.float64))
     assert out.dtype == torch.float64
 
@@ -113,11 +113,42 @@ def test_bag_arguments_are_checked() -> None:
     last = CompressedEmbeddingBag(NUM_IDS, 8, mode="sum", include_last_offset=True)
     with pytest.raises(ValueError, match="the last offset is 2 but input has 3 ids"):
         last(ids, torch.tensor([0, 2]))
-    largest = CompressedEmbeddingBag(NUM_IDS, 8, mode="max")
-    with pytest.raises(ValueError, match="per_sample_weights are for mode 'sum' and 'mean'"):
-        largest(ids, torch.tensor([0]), torch.ones(3))
     with pytest.raises(ValueError, match="padding_idx must be within num_embeddings = 23, got 23"):
         CompressedEmbedding(NUM_IDS, 8, padding_idx=23)
+
+
+@pytest.mark.parametrize("mode", ["mean", "max"])
+def test_weights_are_for_sums_as_in_torch(mode: str) -> None:
+    ids, weights = torch.tensor([[1, 2, 3]]), torch.ones(1, 3)
+    plain, ours = _twins(mode)
+    with pytest.raises(NotImplementedError, match="per_sample_weights"):
+        plain(ids, None, weights)
+    with pytest.raises(NotImplementedError, match=f"are for mode 'sum', got mode '{mode}'; make"):
+        ours(ids, None, weights)
+
+
+@pytest.mark.parametrize("layer", [CompressedEmbedding, CompressedEmbeddingBag])
+def test_what_torch_does_to_rows_is_refused_in_words(
+    layer: type[CompressedEmbedding | CompressedEmbeddingBag],
+) -> None:
+    with pytest.raises(NotImplementedError, match=r"^max_norm=1.0: a compressed table has no row"):
+        layer(NUM_IDS, 8, max_norm=1.0)
+    with pytest.raises(NotImplementedError, match=r"^norm_type=1.0: .* leave it out"):
+        layer(NUM_IDS, 8, norm_type=1.0)
+    with pytest.raises(NotImplementedError, match=r"^max_norm=2, scale_grad_by_freq=True: "):
+        layer(NUM_IDS, 8, max_norm=2, scale_grad_by_freq=True)
+    layer(NUM_IDS, 8, max_norm=None, norm_type=2.0, scale_grad_by_freq=False)
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+def test_a_bag_at_a_budget_has_its_mode(mode: str) -> None:
+    made = CompressedEmbeddingBag.from_budget(10, 4, "full", 10**4, mode=mode)  # type: ignore[arg-type]
+    ids = torch.tensor([[1, 2], [3, 3]])
+    expected = made.materialize()[ids]
+    pooled = {"sum": expected.sum(1), "mean": expected.mean(1), "max": expected.amax(1)}
+    assert_near(made(ids), pooled[mode])
+    with pytest.raises(ValueError, match="mode must be 'sum', 'mean' or 'max', got 'median'"):
+        CompressedEmbeddingBag.from_budget(10, 4, "full", 10**4, mode="median")  # type: ignore[arg-type]
 
 
 def test_nan_elsewhere_does_not_leak() -> None:

@@ -1,20 +1,28 @@
 """Bytes on paper equal bytes allocated; computing them allocates nothing."""
 
-from collections.abc import Iterable
+import tracemalloc
+from collections.abc import Callable, Iterable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from compactrec.embeddings import (
     CompressedEmbeddingBagCollection,
     Feature,
+    FullConfig,
     FusedOptimizer,
+    Group,
     Plan,
     dense_parameters,
+    full_plan,
+    make_plan,
     size,
 )
-from tests.cases import CASES
+from tests.cases import CASES, METHODS
 from tests.contract.support import make_batch
 from tests.methods.base import Case
 
@@ -81,22 +89,55 @@ def test_groups_add_up(case: Case) -> None:
         assert row.full_bytes == (sum(full) if len(full) == len(members) else None)
 
 
-@each_case
-def test_size_allocates_nothing(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    largest = 0
-    for name in ("empty", "zeros", "ones", "rand", "randn", "full"):
-        original = getattr(torch, name)
+class Largest(TorchDispatchMode):
+    """The most elements of a tensor that any operation of torch makes outside of `meta`."""
 
-        def spy(*args, original=original, **kwargs):  # type: ignore[no-untyped-def]
-            nonlocal largest
-            made = original(*args, **kwargs)
-            if made.device.type != "meta":
-                largest = max(largest, made.numel())
-            return made
+    numel = 0
 
-        monkeypatch.setattr(torch, name, spy)
-    size(case.plan)
-    assert largest <= 64
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor) and not tensor.is_meta:
+                self.numel = max(self.numel, tensor.numel())
+        return made
+
+
+def allocated(work: Callable[[], object]) -> tuple[int, int]:
+    """Elements of the largest tensor, and the peak of what Python and NumPy allocate, in bytes."""
+    with Largest() as largest:
+        tracemalloc.start()
+        work()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    return largest.numel, peak
+
+
+@pytest.mark.parametrize("method", [row.method for row in METHODS])
+def test_size_allocates_nothing(method: str) -> None:
+    features = (Feature(name="a", num_ids=10**6, dim=16), Feature(name="b", num_ids=10**5, dim=16))
+    counts = {f.name: np.arange(f.num_ids or 0)[::-1] for f in features}
+    budget = size(full_plan(features)).serving_bytes
+    plan = make_plan(method, features, budget, counts=counts)
+    numel, peak = allocated(lambda: size(plan))
+    assert numel <= 64
+    assert peak < 10**5 < size(plan).table_bytes / 100
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.empty(10**6),
+        lambda: torch.tensor([0.0] * 10**6),
+        lambda: torch.cat([torch.rand(10)] * 10**5),
+        lambda: torch.arange(10**6),
+        lambda: np.zeros(10**6),
+        lambda: torch.from_numpy(np.ones(10**6)),
+        lambda: list(range(10**6)),
+    ],
+)
+def test_allocations_are_noticed(make: Callable[[], object]) -> None:
+    numel, peak = allocated(make)
+    assert numel > 64 or peak > 10**5
 
 
 @each_case
@@ -110,11 +151,6 @@ def test_size_refuses_other_features(case: Case) -> None:
 
 
 def test_size_of_tables_that_fit_nowhere() -> None:
-    for case in CASES:
-        group = case.plan.groups[0]
-        if group.config.method == "full":
-            wide = Feature(name="big", num_ids=10**15, dim=64)
-            plan = Plan((wide,), (type(group)(("big",), group.config),))
-            assert size(plan).table_bytes == 4 * 64 * 10**15
-            return
-    pytest.skip("no full table in the cases")
+    wide = Feature(name="big", num_ids=10**15, dim=64)
+    plan = Plan((wide,), (Group(("big",), FullConfig()),))
+    assert size(plan).table_bytes == 4 * 64 * 10**15

@@ -70,7 +70,7 @@ def test_every_id_has_a_tuple_of_its_own(family: str, num_ids: int) -> None:
 
 
 def test_quotients_of_ids_that_float32_cannot_hold() -> None:
-    """A float32 quotient is wrong from 2^24 on and would read one row past the table here."""
+    """The reference's float32 quotient is wrong from 2^24 on and reads one row past the table."""
     config = Config(moduli=(4, 10_000_000))
     ids = torch.tensor([39_999_999, 2**24 + 1, 2**24 + 3, 39_999_998])
     assert buckets(config, 40_000_000, ids) == [
@@ -147,7 +147,8 @@ def test_sized_moduli_are_valid_and_save_rows(
 
 
 def test_product_pools_after_combining() -> None:
-    """Pooling each table first, then multiplying, is another function for bags of several ids."""
+    """Pooling each table first, then multiplying, as the reference does, is another function for
+    bags of several ids, and a weight enters it twice."""
     bag = CompressedEmbeddingBag(16, 4, Config(moduli=(4, 4)), mode="sum")
     first, second = bag.parameters()
     with torch.no_grad():
@@ -193,6 +194,7 @@ def test_reference_init_can_be_asked_for() -> None:
 
 
 def test_small_and_split_tables_have_the_same_width_under_concat() -> None:
+    """In the reference a full table is half as wide as the two it stands beside."""
     features = (Feature(name="a", num_ids=100, dim=16), Feature(name="b", num_ids=5000, dim=16))
     plan = make_plan("compositional", features, 40_000, options={"operation": "concat"})
     assert [g.config.method for g in plan.groups] == ["full", "compositional"]

@@ -28,28 +28,45 @@ ALPHAS = st.floats(0, 1.5)
 
 
 def _reference_blocks(freq: list[int], num_blocks: int) -> tuple[list[int], list[int]]:
-    """Row 0, the shared one, counted as the most frequent: it always stands first."""
-    lifted = [max(freq) + 1 if i == 0 else f for i, f in enumerate(freq)]
-    ranked = mixed.equipartition(lifted, 1)[1]
-    order = sorted(range(len(freq)), key=lambda i: ranked[i])
-    total, ends = sum(freq), []
-    for block in range(num_blocks - 1):
-        running = np.cumsum([freq[i] for i in order])
-        ends.append(int(np.argmax(running * num_blocks >= (block + 1) * total)) + 1)
-    cuts = sorted({*ends, len(freq)})
+    """Blocks of the reference; where ids from 1 on are in order, id 0 in front for nothing."""
+    if freq[1:] == sorted(freq[1:], reverse=True):
+        ends = [
+            next(
+                i + 1 for i in range(len(freq)) if sum(freq[: i + 1]) * num_blocks >= b * sum(freq)
+            )
+            for b in range(1, num_blocks)
+        ]
+        cuts, ranked = sorted({*ends, len(freq)}), list(range(len(freq)))
+    else:
+        cuts, ranked = mixed.equipartition(freq, num_blocks)
     return [b - a for a, b in zip([0, *cuts[:-1]], cuts, strict=True)], ranked
 
 
-@given(st.lists(st.integers(0, 50), min_size=1, max_size=30), st.integers(1, 6))
-def test_equipartition_equals_reference(freq: list[int], num_blocks: int) -> None:
+@given(
+    st.lists(st.integers(0, 50), min_size=1, max_size=30),
+    st.integers(1, 6),
+    st.sampled_from(["any", "from 0", "from 1"]),
+)
+def test_equipartition_equals_reference(freq: list[int], num_blocks: int, numbered: str) -> None:
+    first = {"any": len(freq), "from 0": 0, "from 1": 1}[numbered]
+    freq = freq[:first] + sorted(freq[first:], reverse=True)
     rows, remap = equipartition(np.array(freq, dtype=np.int64), num_blocks)
     expected_rows, expected_remap = _reference_blocks(freq, num_blocks)
     assert rows == expected_rows
     found = list(range(len(freq))) if remap is None else remap.tolist()
     assert found == expected_remap
+    assert remap is None or numbered == "any"
     assert sorted(found) == list(range(len(freq)))
     assert sum(rows) == len(freq)
     assert all(n >= 1 for n in rows)
+
+
+def test_a_frequent_id_zero_is_ranked_where_ids_are_in_no_order() -> None:
+    """Ids by first appearance: id 0 is one among others."""
+    rows, remap = equipartition(np.array([5, 1, 90, 4, 30]), 2)
+    assert remap is not None
+    assert remap.tolist() == [2, 4, 0, 3, 1]
+    assert rows == [1, 4]
 
 
 @given(st.lists(st.integers(1, 50), min_size=8, max_size=60), st.integers(2, 6))
@@ -105,7 +122,7 @@ def test_blocks_by_budget_give_frequent_ids_wide_rows() -> None:
         remap = plan.arrays[config.remap or ""]
         ranked = np.empty(len(remap), dtype=np.int64)
         ranked[remap.numpy()] = counts[group.features[0]]
-        assert (np.diff(ranked[1:]) <= 0).all()
+        assert (np.diff(ranked) <= 0).all()
 
 
 # --- refusals ---------------------------------------------------------------------------------

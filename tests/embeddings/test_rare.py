@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 pytest.importorskip("compactrec.embeddings.rare")
 
@@ -10,6 +12,7 @@ from compactrec.embeddings import Feature, Group, Plan, make_plan, size
 from compactrec.embeddings.collection import CompressedEmbeddingBagCollection
 from compactrec.embeddings.layers import CompressedEmbedding
 from compactrec.embeddings.rare import RareConfig
+from tests.reference import rare
 
 
 def rows_of(plan: Plan, name: str) -> list[int]:
@@ -24,9 +27,87 @@ def rows_of(plan: Plan, name: str) -> list[int]:
     return [int(v) for v in layer.materialize()[:, 0]]
 
 
-def test_rare_ids_share_row_zero() -> None:
-    plan = Plan((Feature(name="a", num_ids=6, dim=4),), (Group(("a",), RareConfig(num_rows=3)),))
-    assert rows_of(plan, "a") == [0, 1, 2, 0, 0, 0]
+@pytest.mark.parametrize(
+    ("shared", "rows"), [("first", [0, 1, 2, 0, 0]), ("last", [0, 1, 2, 2, 2])]
+)
+def test_rare_ids_share_one_row(shared: str, rows: list[int]) -> None:
+    config = RareConfig(num_rows=3, shared=shared)  # type: ignore[arg-type]
+    plan = Plan((Feature(name="a", num_ids=5, dim=4),), (Group(("a",), config),))
+    assert rows_of(plan, "a") == rows
+
+
+COUNTS = st.lists(st.integers(0, 6), min_size=1, max_size=12)
+
+
+@given(
+    st.lists(COUNTS, min_size=1, max_size=3),
+    st.sampled_from(["any", "from 0", "from 1"]),
+    st.floats(0, 1),
+)
+def test_exactly_the_most_frequent_ids_have_rows_of_their_own(
+    drawn: list[list[int]], numbered: str, share: float
+) -> None:
+    counts = {f"f{i}": np.array(_numbered(c, numbered)) for i, c in enumerate(drawn)}
+    features = tuple(Feature(name=n, num_ids=len(c), dim=4) for n, c in counts.items())
+    least = size(_plan_of_one_row(features, counts)).serving_bytes
+    budget = least + int(share * 16 * sum(len(c) for c in drawn))
+    plan = make_plan("rare", features, budget, counts=counts, threshold=0)
+    found = {n: _own(rows_of(plan, n)) for n in counts}
+    all_ids = [(-c, i, x) for i, of in enumerate(counts.values()) for x, c in enumerate(of)]
+    frequent = [(f"f{i}", x) for _, i, x in sorted(all_ids)]
+    kept = sum(len(own) for own in found.values())
+    assert any(found == _expected(counts, frequent[:k]) for k in range(kept + 1))
+    for group in plan.groups:
+        config, of = group.config, counts[group.features[0]]
+        assert isinstance(config, RareConfig)
+        if all(of[1:-1] >= of[2:]):
+            assert config.remap is None
+        reference = rare.kept_ids(of.tolist(), config.num_rows)
+        alone = _own([rare.row(x, reference) for x in range(len(of))])
+        assert found[group.features[0]] == alone
+
+
+def _numbered(counts: list[int], how: str) -> list[int]:
+    if how == "any":
+        return counts
+    first = counts[:1] if how == "from 1" else []
+    return first + sorted(counts[len(first) :], reverse=True)
+
+
+def _plan_of_one_row(features: tuple[Feature, ...], counts: dict[str, np.ndarray]) -> Plan:
+    """Nothing but shared rows, with the remaps that counts ask for."""
+    remaps = {n: f"{n}__remap" for n, c in counts.items() if not all(c[1:-1] >= c[2:])}
+    groups = [Group((f.name,), RareConfig(num_rows=1, remap=remaps.get(f.name))) for f in features]
+    arrays = {r: torch.zeros(len(counts[n]), dtype=torch.int64) for n, r in remaps.items()}
+    return Plan(features, tuple(groups), arrays)
+
+
+def _own(rows: list[int]) -> set[int]:
+    """Ids that share their row with no other."""
+    return {x for x, row in enumerate(rows) if rows.count(row) == 1}
+
+
+def _expected(
+    counts: dict[str, np.ndarray], frequent: list[tuple[str, int]]
+) -> dict[str, set[int]]:
+    """The frequent ids of each feature; an id that is left over alone has a row as well."""
+    own = {name: {x for n, x in frequent if n == name} for name in counts}
+    return {
+        n: x if len(x) < len(counts[n]) - 1 else set(range(len(counts[n]))) for n, x in own.items()
+    }
+
+
+@pytest.mark.parametrize("zero", [0, 45])
+def test_id_zero_is_an_id_like_any_other(zero: int) -> None:
+    """Unseen, it shares the trained row; frequent, it has its own. No remap either way."""
+    features = (Feature(name="a", num_ids=6, dim=4),)
+    counts = {"a": np.array([zero, 50, 40, 3, 2, 1])}
+    config = RareConfig(num_rows=4, shared="last" if zero else "first")
+    wanted = Plan(features, (Group(("a",), config),))
+    budget = size(wanted).serving_bytes
+    assert make_plan("rare", features, budget, counts=counts, threshold=0) == wanted
+    rows = rows_of(wanted, "a")
+    assert rows == ([0, 1, 2, 3, 3, 3] if zero else [0, 1, 2, 3, 0, 0])
 
 
 def test_budget_keeps_the_most_frequent_over_all_features() -> None:

@@ -5,7 +5,15 @@ import torch
 
 pytest.importorskip("compactrec.embeddings.uniform")
 
-from compactrec.embeddings import Feature, Group, Plan, full_plan, make_plan, size
+from compactrec.embeddings import (
+    Feature,
+    Group,
+    MethodConfig,
+    Plan,
+    full_plan,
+    make_plan,
+    size,
+)
 from compactrec.embeddings.collection import CompressedEmbeddingBagCollection
 from compactrec.embeddings.layers import CompressedEmbedding
 from compactrec.embeddings.uniform import UniformConfig
@@ -38,20 +46,45 @@ def test_full_width_has_no_projection() -> None:
     ]
 
 
-def test_budget_takes_the_widest_that_fits() -> None:
-    budget = size(full_plan(KAGGLE)).serving_bytes // 4
+@pytest.mark.parametrize("share", [4, 7.3, 15])
+def test_budget_takes_the_widest_that_fits(share: float) -> None:
+    budget = int(size(full_plan(KAGGLE)).serving_bytes / share)
     plan = make_plan("uniform", KAGGLE, budget, threshold=0)
-    widths = {g.features[0]: g.config.dim for g in plan.groups}  # type: ignore[attr-defined]
+    configs = {g.features[0]: g.config for g in plan.groups}
+    assert all(isinstance(c, UniformConfig) for c in configs.values())
+    widths = {n: c.dim for n, c in configs.items()}  # type: ignore[attr-defined]
     narrow = min(widths.values())
-    assert set(widths.values()) <= {narrow, narrow + 1}
-    assert size(plan).serving_bytes <= budget
-    # The features at the wider width are the smallest ones, and the next one does not fit.
+    # The features at the wider width are the smallest ones, the next one is wider in part.
     ordered = sorted(KAGGLE, key=lambda f: f.num_ids or 0)
     wider = sum(width > narrow for width in widths.values())
     assert [widths[f.name] for f in ordered] == [narrow + (i < wider) for i in range(26)]
-    widths[ordered[wider].name] += 1
-    groups = tuple(Group((n,), UniformConfig(dim=d)) for n, d in widths.items())
-    assert size(Plan(KAGGLE, groups)).serving_bytes > budget
+    split = {n: c.wider_ids for n, c in configs.items() if c.wider_ids}  # type: ignore[attr-defined]
+    assert list(split) == [ordered[wider].name]
+    # Eight ids more do not fit: rows are padded to four at both widths.
+    assert size(plan).serving_bytes <= budget
+    (name, ids), width = *split.items(), narrow
+    more = configs | {name: UniformConfig(dim=width, wider_ids=ids + 8)}
+    assert size(_plan(more)).serving_bytes > budget
+    assert size(_plan(configs | {name: UniformConfig(dim=width + 1)})).serving_bytes > budget
+
+
+def _plan(configs: dict[str, MethodConfig]) -> Plan:
+    return Plan(KAGGLE, tuple(Group((name,), config) for name, config in configs.items()))
+
+
+def test_the_first_ids_can_be_wider() -> None:
+    table = CompressedEmbedding(40, 12, UniformConfig(dim=3, wider_ids=10)).materialize().double()
+    ranks = [int(torch.linalg.matrix_rank(t, atol=1e-6)) for t in (table[:10], table[10:])]
+    assert ranks == [4, 3]
+    last = CompressedEmbedding(40, 12, UniformConfig(dim=11, wider_ids=10))
+    assert sorted(tuple(p.shape) for p in last.combine.parameters()) == [(11, 12)]
+
+
+@pytest.mark.parametrize(("dim", "ids"), [(3, 40), (12, 5)])
+def test_wider_ids_must_leave_room(dim: int, ids: int) -> None:
+    message = rf"wider_ids must be less than num_ids = 40 .* at most 12 .*, got {ids} ids of width"
+    with pytest.raises(ValueError, match=message):
+        CompressedEmbedding(40, 12, UniformConfig(dim=dim, wider_ids=ids))
 
 
 def test_a_width_above_the_logical_one_is_refused() -> None:

@@ -24,6 +24,9 @@ def reference(
     """e(x) = E[row of x]; without a remap the kept ids are 1 .. M - 1."""
     first = features[0]
     table = unpacked(weights, f"t_{first.name}__id", config.num_rows, first.dim)
+    if config.remap is None and config.shared == "last":
+        last = config.num_rows - 1
+        return {f.name: lambda x: table[x] if x < last else table[last] for f in features}
     kept = KEPT if config.remap is not None else list(range(1, config.num_rows))
     return {f.name: lambda x: rare.embed(x, table, kept) for f in features}
 
@@ -40,6 +43,15 @@ METHOD = MethodCases(
                 RareConfig(num_rows=20),
             ),
             ([Feature(name="rc", num_ids=40_000_000, dim=2, max_bag=3)], RareConfig(num_rows=9)),
+        ),
+        case(
+            "rare_from_zero",
+            (
+                [Feature(name="ra", num_ids=3_000_000_000, dim=8, max_bag=4, pooling="mean")],
+                RareConfig(num_rows=9, shared="last"),
+            ),
+            ([Feature(name="rb", num_ids=6, dim=4)], RareConfig(num_rows=3, shared="last")),
+            ([Feature(name="rc", num_ids=40, dim=2, max_bag=3)], RareConfig(num_rows=5)),
         ),
         case(
             "rare_remap",

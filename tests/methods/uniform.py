@@ -21,12 +21,24 @@ def reference(
     """e(x) = E[x] P; the table is the group's, P is the feature's own."""
     first = features[0]
     assert first.num_ids is not None
-    table = unpacked(weights, f"t_{first.name}__id", first.num_ids, config.dim)
+    sizes = [(f"t_{first.name}__id", first.num_ids, config.dim)]
+    if config.wider_ids:
+        rows = (config.wider_ids, first.num_ids - config.wider_ids)
+        dims = (config.dim + 1, config.dim)
+        sizes = [(f"t_{first.name}__b{i}", rows[i], dims[i]) for i in range(2)]
+    tables = [unpacked(weights, *size) for size in sizes]
 
     def embed(feature: Feature) -> Embed:
-        narrow = config.dim < feature.dim
-        projection = weights.dense[feature.name]["weights.0"] if narrow else None
-        return lambda x: uniform.embed(x, table, projection)
+        narrow = [dim < feature.dim for _, _, dim in sizes]
+        dense = weights.dense.get(feature.name, {})
+        projections = [
+            dense[f"weights.{sum(narrow[:i])}"] if narrow[i] else None for i in range(len(sizes))
+        ]
+        if len(tables) == 1:
+            return lambda x: uniform.embed(x, tables[0], projections[0])
+        return lambda x: uniform.wider_first(
+            x, (tables[0], tables[1]), (projections[0], projections[1])
+        )
 
     return {f.name: embed(f) for f in features}
 
@@ -44,6 +56,21 @@ METHOD = MethodCases(
                 UniformConfig(dim=12),
             ),
             ([Feature(name="ud", num_ids=90, dim=8)], UniformConfig(dim=1)),
+        ),
+        case(
+            "uniform_wider_ids",
+            ([Feature(name="ua", num_ids=7, dim=4)], UniformConfig(dim=3, wider_ids=2)),
+            (
+                [
+                    Feature(name="ub", num_ids=50, dim=8, max_bag=4, pooling="mean"),
+                    Feature(name="uc", num_ids=50, dim=8, max_bag=2),
+                ],
+                UniformConfig(dim=1, wider_ids=17),
+            ),
+            (
+                [Feature(name="ud", num_ids=23, dim=12, max_bag=3)],
+                UniformConfig(dim=4, wider_ids=22),
+            ),
         ),
         case(
             "uniform_shared",
