@@ -12,26 +12,15 @@ that it did not ask for.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from compactrec.benchmarks.budgets import parse_budget
-from compactrec.benchmarks.choices import (
-    FULL,
-    MethodChoice,
-    changed,
-    full_serving_bytes,
-    with_baselines,
-)
+from compactrec.benchmarks.choices import changed, with_baselines
 from compactrec.benchmarks.config import TrainConfig
-from compactrec.benchmarks.plans import plan_bytes, resolve_plan
+from compactrec.benchmarks.jobs import Job, make_jobs, placed, plain
 from compactrec.benchmarks.result import Result
 from compactrec.benchmarks.runs import Failure, Progress, Runner, num_cores, run_all
 from compactrec.benchmarks.study import (
@@ -45,7 +34,6 @@ from compactrec.benchmarks.study import (
 from compactrec.benchmarks.tuning import TRIALS
 from compactrec.data.folder import locked
 from compactrec.data.manifest import Manifest
-from compactrec.embeddings import get_method
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -70,16 +58,6 @@ class CompareRequest(BaseModel):
     seed of their own (`num_seeds`), so that no reported run was picked for its luck."""
     num_jobs: int = Field(default=1, ge=1)
     """Runs at once, each with its share of the cores."""
-
-
-@dataclass
-class _Job:
-    """One cell while it is being worked on."""
-
-    cell: Cell
-    config: TrainConfig | None
-    """None when there is no plan."""
-    digest: str = ""
 
 
 def compare(
@@ -117,7 +95,7 @@ def _compare(
     base = _with_threads(base, request.num_jobs, there)
     (base.out / "plans").mkdir(parents=True, exist_ok=True)
 
-    jobs, full_bytes = _jobs(request, choices, base, manifest)
+    jobs, full_bytes = make_jobs(request.budgets, choices, base, manifest)
     seeds = tuple(range(request.num_seeds))
     own = {"method", "budget_bytes", "options", "seed"}
     shared = {k: v for k, v in base.resolved().items() if k not in own}
@@ -175,63 +153,20 @@ def _with_threads(base: TrainConfig, num_jobs: int, there: CompareFile | None) -
     return changed(base, num_threads=kept)
 
 
-def _jobs(
-    request: CompareRequest, choices: list[MethodChoice], base: TrainConfig, manifest: Manifest
-) -> tuple[list[_Job], int | None]:
-    """One job per cell, with its plan saved; and the serving bytes of the full tables."""
-    full = next(choice for choice in choices if choice.name == FULL)
-    jobs = [_job(full, None, None, base, manifest)]
-    full_bytes = full_serving_bytes(base, manifest)
-    budgets: dict[int, str] = {}
-    for text in request.budgets:
-        budget = parse_budget(text)
-        budgets.setdefault(budget.resolve(full_bytes), budget.label)
-    for num_bytes, label in sorted(budgets.items(), reverse=True):
-        rest = (choice for choice in choices if choice.name != FULL)
-        jobs += [_job(choice, num_bytes, label, base, manifest) for choice in rest]
-    return jobs, full_bytes
-
-
-def _job(
-    choice: MethodChoice,
-    budget_bytes: int | None,
-    label: str | None,
-    base: TrainConfig,
-    manifest: Manifest,
-) -> _Job:
-    cell = Cell(
-        method=choice.text, baseline=get_method(choice.name).baseline and not choice.options,
-        budget=label, budget_bytes=budget_bytes,
-    )  # fmt: skip
-    threshold = base.threshold if choice.threshold is None else choice.threshold
-    config = changed(
-        base, plan=None, method=choice.name, budget_bytes=budget_bytes,
-        options=choice.options, threshold=threshold, quiet=True, keep_model=False,
-    )  # fmt: skip
-    try:
-        plan = resolve_plan(config, manifest)
-        plan_bytes(config, plan)  # an open vocabulary is refused here, before anything is trained
-    except ValueError as error:
-        return _Job(cell.model_copy(update={"reason": str(error)}), None)
-    path = base.out / "plans" / f"{_slug(cell)}.json"
-    plan.save(path)
-    return _Job(cell, changed(config, plan=path), plan.digest)
-
-
 def _tune(
-    jobs: list[_Job], request: CompareRequest, note: DataNote, runner: Runner, progress: Progress
+    jobs: list[Job], request: CompareRequest, note: DataNote, runner: Runner, progress: Progress
 ) -> None:
     """Choose each cell's setting by validation AUC; every cell has the same number of trials."""
     names = list(TRIALS)[: request.num_trials]
-    wanted: dict[str, tuple[_Job, str, TrainConfig]] = {}
+    wanted: dict[str, tuple[Job, str, TrainConfig]] = {}
     for job in jobs:
         if job.config is None:
             continue
         for name in names:
             config = TRIALS[name].apply(job.config)
             config = changed(config, seed=request.num_seeds, score_test=False)
-            config = _placed(config, job, "trials", note, f"{_plain(name)}_")
-            wanted[f"{_title(job.cell)}, trial {name!r}"] = (job, name, config)
+            config = placed(config, job, "trials", note, f"{plain(name)}_")
+            wanted[f"{job.title}, trial {name!r}"] = (job, name, config)
     configs = {title: config for title, (_, _, config) in wanted.items()}
     outcomes = dict(run_all(configs, runner, request.num_jobs, progress))
     for job in jobs:
@@ -261,7 +196,7 @@ def _trial(name: str, config: TrainConfig, outcome: Result | Failure) -> Trial:
 
 
 def _final_runs(
-    jobs: list[_Job],
+    jobs: list[Job],
     request: CompareRequest,
     seeds: tuple[int, ...],
     note: DataNote,
@@ -269,13 +204,13 @@ def _final_runs(
     progress: Progress,
     save: Callable[[], object],
 ) -> None:
-    wanted: dict[str, tuple[_Job, int]] = {}
+    wanted: dict[str, tuple[Job, int]] = {}
     configs: dict[str, TrainConfig] = {}
     for seed in seeds:  # all cells once, then all again: an interrupted comparison is balanced
         for job in jobs:
             if job.config is not None:
-                config = _placed(changed(job.config, seed=seed), job, "runs", note)
-                title = f"{_title(job.cell)}, seed {seed}"
+                config = placed(changed(job.config, seed=seed), job, "runs", note)
+                title = f"{job.title}, seed {seed}"
                 wanted[title], configs[title] = (job, seed), config
                 entry = RunEntry(seed=seed, path=f"runs/{config.out.name}")
                 runs = (*job.cell.runs, entry)
@@ -294,27 +229,3 @@ def _recorded(cell: Cell, seed: int, outcome: Result | Failure) -> Cell:
         update["reason"] = outcome.reason
     runs = tuple(r.model_copy(update=update) if r.seed == seed else r for r in cell.runs)
     return cell.model_copy(update={"runs": runs})
-
-
-def _placed(
-    config: TrainConfig, job: _Job, folder: str, note: DataNote, prefix: str = ""
-) -> TrainConfig:
-    """The config with its own folder, named by what it is and a hash of all that decides it."""
-    decides = {"config": config.resolved(), "plan": job.digest, "data": note.manifest_sha256}
-    digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:10]
-    name = f"{_slug(job.cell)}_{prefix}seed{config.seed}_{digest}"
-    return changed(config, out=config.out / folder / name)
-
-
-def _title(cell: Cell) -> str:
-    return cell.method if cell.budget is None else f"{cell.method} at {cell.budget}"
-
-
-def _slug(cell: Cell) -> str:
-    return _plain(
-        cell.method if cell.budget_bytes is None else f"{cell.method}_{cell.budget_bytes}"
-    )
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.]+", "-", text)

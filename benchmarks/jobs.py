@@ -1,0 +1,98 @@
+"""The cells of a comparison while they are worked on: plan, config, folders."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from compactrec.benchmarks.budgets import parse_budget
+from compactrec.benchmarks.choices import FULL, MethodChoice, changed, full_serving_bytes
+from compactrec.benchmarks.config import TrainConfig
+from compactrec.benchmarks.plans import plan_bytes, resolve_plan
+from compactrec.benchmarks.study import Cell, DataNote
+from compactrec.data.manifest import Manifest
+from compactrec.embeddings import get_method
+
+__all__ = ["Job", "make_jobs", "placed", "plain"]
+
+
+@dataclass
+class Job:
+    """One cell while it is being worked on."""
+
+    cell: Cell
+    config: TrainConfig | None
+    """None when there is no plan."""
+    digest: str = ""
+    """Of the plan."""
+
+    @property
+    def title(self) -> str:
+        """The cell in words, for progress and messages."""
+        budget = self.cell.budget
+        return self.cell.method if budget is None else f"{self.cell.method} at {budget}"
+
+
+def make_jobs(
+    budgets_asked: Sequence[str], choices: list[MethodChoice], base: TrainConfig, manifest: Manifest
+) -> tuple[list[Job], int | None]:
+    """One job per cell, with its plan saved; and the serving bytes of the full tables."""
+    full = next(choice for choice in choices if choice.name == FULL)
+    jobs = [_job(full, None, None, base, manifest)]
+    full_bytes = full_serving_bytes(base, manifest)
+    budgets: dict[int, str] = {}
+    for text in budgets_asked:
+        budget = parse_budget(text)
+        budgets.setdefault(budget.resolve(full_bytes), budget.label)
+    for num_bytes, label in sorted(budgets.items(), reverse=True):
+        rest = (choice for choice in choices if choice.name != FULL)
+        jobs += [_job(choice, num_bytes, label, base, manifest) for choice in rest]
+    return jobs, full_bytes
+
+
+def _job(
+    choice: MethodChoice,
+    budget_bytes: int | None,
+    label: str | None,
+    base: TrainConfig,
+    manifest: Manifest,
+) -> Job:
+    cell = Cell(
+        method=choice.text, baseline=get_method(choice.name).baseline and not choice.options,
+        budget=label, budget_bytes=budget_bytes,
+    )  # fmt: skip
+    threshold = base.threshold if choice.threshold is None else choice.threshold
+    config = changed(
+        base, plan=None, method=choice.name, budget_bytes=budget_bytes,
+        options=choice.options, threshold=threshold, quiet=True, keep_model=False,
+    )  # fmt: skip
+    try:
+        plan = resolve_plan(config, manifest)
+        plan_bytes(config, plan)  # an open vocabulary is refused here, before anything is trained
+    except ValueError as error:
+        return Job(cell.model_copy(update={"reason": str(error)}), None)
+    path = base.out / "plans" / f"{_slug(cell)}.json"
+    plan.save(path)
+    return Job(cell, changed(config, plan=path), plan.digest)
+
+
+def placed(
+    config: TrainConfig, job: Job, folder: str, note: DataNote, prefix: str = ""
+) -> TrainConfig:
+    """The config with its own folder, named by what it is and a hash of all that decides it."""
+    decides = {"config": config.resolved(), "plan": job.digest, "data": note.manifest_sha256}
+    digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:10]
+    name = f"{_slug(job.cell)}_{prefix}seed{config.seed}_{digest}"
+    return changed(config, out=config.out / folder / name)
+
+
+def _slug(cell: Cell) -> str:
+    return plain(cell.method if cell.budget_bytes is None else f"{cell.method}_{cell.budget_bytes}")
+
+
+def plain(text: str) -> str:
+    """``text`` as part of a file name."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", text)
