@@ -105,7 +105,12 @@ def train_config_for(
         return changed(base, plan=plan, method=None, budget_bytes=None)
     choice = parse_method(method or "")
     num_bytes = None
-    if budget is not None and choice.name != FULL:
+    if budget is not None and choice.name == FULL:
+        raise ValueError(
+            f"--budget {budget} goes with a method that can be sized; full tables have a size of "
+            "their own: leave --budget out, or choose another method"
+        )
+    if budget is not None:
         full_bytes = full_serving_bytes(base, Manifest.load(base.data))
         num_bytes = parse_budget(budget).resolve(full_bytes)
     threshold = base.threshold if choice.threshold is None else choice.threshold

@@ -1,4 +1,4 @@
-"""How the C library treats freed memory; a matter of a program, so no library code calls this."""
+"""How the C library treats freed memory, for the whole process: called by `train`, by no layer."""
 
 from __future__ import annotations
 

@@ -16,11 +16,13 @@ def resolve_plan(config: TrainConfig, manifest: Manifest) -> Plan:
     """The plan file of ``config``, checked against the data, or a plan made for its budget.
 
     Raises:
-        ValueError: the plan is for other features, or the method does not fit the budget.
+        ValueError: the plan is for other features, is of another method or larger than the config
+            says, or the method does not fit the budget.
     """
     if config.plan is not None:
         plan = Plan.load(config.plan)
         plan.check_features(_features(manifest, plan))
+        _check_name(config, plan)
         return plan
     features = tuple(
         Feature(name=f.name, num_ids=f.num_ids, dim=config.dim, max_bag=f.max_bag)
@@ -36,6 +38,22 @@ def resolve_plan(config: TrainConfig, manifest: Manifest) -> Plan:
         threshold=config.threshold,
         options=config.options,
     )
+
+
+def _check_name(config: TrainConfig, plan: Plan) -> None:
+    """A plan file may be named only by what it is."""
+    methods = {group.config.method for group in plan.groups} | {"full"}
+    if config.method is not None and config.method not in methods:
+        raise ValueError(
+            f"{config.plan} is a plan of {sorted(methods)}, but method is {config.method!r}; leave "
+            f"method out, or give the plan of that method"
+        )
+    found = size(plan).serving_bytes
+    if config.budget_bytes is not None and found > config.budget_bytes:
+        raise ValueError(
+            f"{config.plan} serves with {found:,} bytes, but budget_bytes is "
+            f"{config.budget_bytes:,}; leave budget_bytes out, or give a smaller plan"
+        )
 
 
 def method_of(config: TrainConfig, plan: Plan) -> str:

@@ -192,4 +192,6 @@ def _plain(text: str) -> str:
 
 
 def _short(commit: object) -> str:
+    if isinstance(commit, list):  # runs of several commits: say so
+        return " and ".join(_short(one) for one in commit)
     return str(commit)[:12] if commit else "unknown"

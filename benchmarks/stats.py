@@ -174,8 +174,8 @@ def bootstrap_auc(
     """AUC of every model on the same R = `num_resamples` bootstrap samples of the test rows.
 
     Returns one `(R,)` array per model. Resample r draws N rows with replacement from generator
-    `(seed, r)`; every model sees the same draw, so differences are paired. Cost: some 8 ns x N x R
-    x models, and 6 bytes x N x models.
+    `(seed, r)`; every model sees the same draw, so differences are paired. Time: N x R x
+    models. Memory: 6 bytes x N x models.
     Raises ValueError when the models were scored on different numbers of rows.
     """
     sizes = {m.num_rows for m in models.values()}

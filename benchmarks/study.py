@@ -160,16 +160,17 @@ class Study:
 
 
 def load_study(folders: Sequence[Path]) -> Study:
-    """Everything below `folders`: comparisons if there are any, else single runs.
+    """Everything below `folders`: comparisons, and single runs that belong to none of them.
 
-    Raises ValueError when there is no result, when results come from different data, or when one
-    (method, budget, seed) has two results; the folders concerned are named.
+    Raises ValueError when there is no result, when results come from different data or were trained
+    differently, or when one (method, budget, seed) has two results; what differs is named.
     """
     for folder in folders:
         if not folder.is_dir():
             raise ValueError(f"{folder} is not a folder; give the --out folder of compare or train")
     found = [p.parent for folder in folders for p in sorted(folder.rglob(COMPARE_NAME))]
-    parts = [_from_compare(p) for p in dict.fromkeys(found)] or _from_results(folders)
+    comparisons = list(dict.fromkeys(found))
+    parts = [_from_compare(p) for p in comparisons] + _from_results(folders, comparisons)
     if not parts:
         where = ", ".join(str(f) for f in folders)
         raise ValueError(
@@ -223,21 +224,25 @@ def _from_compare(folder: Path) -> tuple[Path, Study]:
     return folder, Study(file.data, file.full_serving_bytes, file.config, tuple(cells))
 
 
-def _from_results(folders: Sequence[Path]) -> list[tuple[Path, Study]]:
+def _from_results(folders: Sequence[Path], comparisons: Sequence[Path]) -> list[tuple[Path, Study]]:
     from compactrec.embeddings import method_names
     from compactrec.embeddings.registry import get_method
 
     parts = []
     paths = (p.parent for folder in folders for p in sorted(folder.rglob(RESULT_NAME)))
     for path in dict.fromkeys(paths):
+        if any(path.is_relative_to(comparison) for comparison in comparisons):
+            continue
         result = Result.load(path)
-        known = result.method in method_names()
+        if result.test is None:
+            continue
+        known = result.method in method_names() and not result.config.get("options")
         kept = path / PREDICTIONS_NAME
         cell = StudyCell(
-            method=result.method,
+            method=_label(result),
             baseline=known and get_method(result.method).baseline,
             budget=None,
-            budget_bytes=result.budget_bytes,
+            budget_bytes=_budget_of(result),
             results={result.seed: result},
             predictions={result.seed: kept} if kept.is_file() else {},
         )
@@ -245,6 +250,20 @@ def _from_results(folders: Sequence[Path]) -> list[tuple[Path, Study]]:
         full = result.bytes.full_serving_bytes
         parts.append((path, Study(data, full, result.config, (cell,))))
     return parts
+
+
+def _label(result: Result) -> str:
+    """The method with its options, as `compare` takes them."""
+    options = result.config.get("options") or {}
+    texts = (f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in options.items())
+    return ":".join([result.method, *texts])
+
+
+def _budget_of(result: Result) -> int | None:
+    """The budget a run was given; the bytes of its plan where it got a plan file."""
+    if result.budget_bytes is not None or result.method == "full":
+        return result.budget_bytes
+    return result.bytes.serving_bytes
 
 
 def _require_comparable(parts: Sequence[tuple[Path, Study]]) -> None:
@@ -262,6 +281,26 @@ def _require_comparable(parts: Sequence[tuple[Path, Study]]) -> None:
                 raise ValueError(
                     f"{first_path} and {path} were trained differently: {name} is {one!r} in the "
                     f"first and {other!r} in the second; report them apart"
+                )
+
+
+def _require_alike(cell: StudyCell, results: Sequence[Result]) -> None:
+    """Runs that are averaged may differ in their seed (and threads) only."""
+    for result in results[1:]:
+        first = results[0]
+        where = f"{cell.method} at {cell.budget_bytes} bytes"
+        if result.plan != first.plan:
+            raise ValueError(
+                f"{where}: seeds {first.seed} and {result.seed} have different plans; report them "
+                "apart"
+            )
+        names = (first.config.keys() | result.config.keys()) - {"seed", "num_threads"}
+        for name in sorted(names):
+            one, other = first.config.get(name), result.config.get(name)
+            if one != other:
+                raise ValueError(
+                    f"{where}: seeds {first.seed} and {result.seed} were trained differently: "
+                    f"{name} is {one!r} and {other!r}; report them apart"
                 )
 
 
@@ -284,6 +323,7 @@ def _merge(cells: Iterable[StudyCell]) -> list[StudyCell]:
                     f"{cell.method} at {cell.budget_bytes} bytes with seed {seed} has two "
                     "different results here; give one --out folder, or report them apart"
                 )
+        _require_alike(cell, [*old.results.values(), *cell.results.values()])
         merged[key] = StudyCell(
             cell.method, cell.baseline, old.budget or cell.budget, cell.budget_bytes,
             None if old.results or cell.results else old.reason,

@@ -24,7 +24,7 @@ class DotInteraction(nn.Module):
     torchrec's ``InteractionArch``; the DLRM reference has the lower triangle, see
     :func:`lower_triangle_order`. The numbers equal ``InteractionArch``'s; this block also has the
     diagonal, and picks the pairs with one ``index_select``, which is faster on CPU than indexing
-    by two tensors (forward and backward: 18 ms against 27 ms for 2,048 x 27 x 16, one thread).
+    by two tensors.
 
     Args:
         num_vectors: N.

@@ -32,18 +32,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    world_size = config.getoption("--world-size")
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     no_gpu = why_no_gpu()
     for item in items:
         if item.get_closest_marker("gpu") and no_gpu:
             item.add_marker(pytest.mark.skip(reason=no_gpu))
-        wanted = item.get_closest_marker("world_size")
-        if wanted and wanted.args[0] != world_size:
-            reason = f"for {wanted.args[0]} processes: make test-dist WORLD_SIZE={wanted.args[0]}"
-            item.add_marker(pytest.mark.skip(reason=reason))
-        if wanted or item.get_closest_marker("dist"):
-            item.add_marker(pytest.mark.dist)
+        if item.get_closest_marker("dist"):
             # One after the other in one worker: each of them already fills the machine.
             item.add_marker(pytest.mark.xdist_group("dist"))
 
@@ -53,7 +47,7 @@ def why_no_gpu() -> str:
     if not torch.cuda.is_available():
         return "no CUDA device"
     if "fbgemm-gpu" not in {d.name.lower().replace("_", "-") for d in metadata.distributions()}:
-        return "FBGEMM is the CPU build: pip install 'compactrec[gpu]' in an environment of its own"
+        return "FBGEMM is the CPU build: pip install '.[gpu]' in an environment of its own"
     return ""
 
 

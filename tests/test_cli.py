@@ -80,8 +80,8 @@ def test_help_imports_nothing_heavy() -> None:
 @pytest.mark.parametrize(
     ("package", "words", "message"),
     [
-        ("typer", ["methods"], "needs 'typer', which is not installed; .*compactrec[study]"),
-        ("rich", ["methods"], "needs 'rich', which is not installed; .*compactrec[study]"),
+        ("typer", ["methods"], "needs 'typer', which is not installed; .*'.[study]'"),
+        ("rich", ["methods"], "needs 'rich', which is not installed; .*'.[study]'"),
         ("torchrec", ["train", "--data", "x", "--out", "y", "--plan", "z"], "torchrec"),
     ],
 )

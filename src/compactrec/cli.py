@@ -70,7 +70,7 @@ def explain(error: Exception) -> str | None:
     return None
 
 
-_INSTALL = "on a machine with a GPU 'pip install compactrec[gpu]', without one 'make setup'"
+_INSTALL = "in the checkout, with a GPU \"pip install '.[gpu]'\", without one 'make setup'"
 
 
 def _missing(error: ModuleNotFoundError) -> str | None:
@@ -78,7 +78,7 @@ def _missing(error: ModuleNotFoundError) -> str | None:
     if package in _STUDY:
         return (
             f"this command needs {package!r}, which is not installed; install what the command "
-            "line needs with 'pip install compactrec[study]'"
+            "line needs with \"pip install '.[study]'\" in the checkout"
         )
     if package in _TORCHREC:
         return f"this command needs {package!r}, which is not installed; {_INSTALL}"

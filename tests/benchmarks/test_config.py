@@ -7,8 +7,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from compactrec.benchmarks.choices import train_config_for
 from compactrec.benchmarks.config import TrainConfig
+from compactrec.benchmarks.plans import resolve_plan
 from compactrec.benchmarks.schedule import LearningRateSchedule
+from compactrec.data.manifest import Manifest
+from tests.benchmarks.fake_runs import fake_data
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "benchmarks/configs").glob("*.toml"))
 
@@ -82,3 +86,22 @@ def test_schedule_without_warm_up_decays_to_the_floor_at_most() -> None:
     assert schedule.rate(0.1, 9_999) == pytest.approx(1e-7)
     assert schedule.rate(0.1, 10**9) == pytest.approx(1e-7)
     assert schedule.rate(100.0, 10**9) == pytest.approx(1e-6)
+
+
+def test_a_plan_file_is_named_only_by_what_it_is(tmp_path: Path) -> None:
+    data = fake_data(tmp_path / "data")
+    manifest = Manifest.load(data)
+    full = resolve_plan(config(data=str(data)), manifest)
+    full.save(tmp_path / "full.json")
+    given = {"data": str(data), "plan": str(tmp_path / "full.json")}
+    assert resolve_plan(config(**given), manifest).digest == full.digest
+    with pytest.raises(ValueError, match=r"is a plan of \['full'\], but method is 'uniform'"):
+        resolve_plan(config(**given, method="uniform", budget_bytes=10**9), manifest)
+    with pytest.raises(ValueError, match=r"serves with .* bytes, but budget_bytes is 1,000"):
+        resolve_plan(config(**given, budget_bytes=1000), manifest)
+
+
+def test_full_tables_take_no_budget(tmp_path: Path) -> None:
+    base = config(data=str(fake_data(tmp_path / "data")))
+    with pytest.raises(ValueError, match="full tables have a size of their own"):
+        train_config_for(base, None, "full", "1MB")

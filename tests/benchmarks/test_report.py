@@ -212,6 +212,45 @@ def test_results_of_different_settings_are_refused_by_name(tmp_path: Path) -> No
         load_study([tmp_path])
 
 
+def test_runs_of_different_plans_or_rates_are_not_averaged(tmp_path: Path) -> None:
+    one = fake_result(tmp_path / "a", "mixed", 1_000_000, 0, 0.5)
+    two = fake_result(tmp_path / "b", "mixed", 1_000_000, 1, 0.5)
+    load_study([tmp_path])
+    two.model_copy(update={"plan": {"other": 1}}).save(tmp_path / "b")
+    with pytest.raises(ValueError, match="seeds 0 and 1 have different plans"):
+        load_study([tmp_path])
+    config = {**one.config, "seed": 1, "table_learning_rate": 7.0}
+    two.model_copy(update={"config": config}).save(tmp_path / "b")
+    with pytest.raises(ValueError, match=r"table_learning_rate is .* and 7\.0"):
+        load_study([tmp_path])
+
+
+def test_options_and_plan_files_make_rows_of_their_own(tmp_path: Path) -> None:
+    for i, options in enumerate(({}, {"operation": "concat"})):
+        result = fake_result(tmp_path / f"o{i}", "compositional", 1_000_000, 0, 0.5)
+        config = {**result.config, "options": options}
+        result.model_copy(update={"config": config}).save(tmp_path / f"o{i}")
+    for i, num_bytes in enumerate((300, 400)):
+        result = fake_result(tmp_path / f"p{i}", "mixed", num_bytes, 0, 0.5)
+        result.model_copy(update={"budget_bytes": None}).save(tmp_path / f"p{i}")
+    found = {(cell.method, cell.budget_bytes) for cell in load_study([tmp_path]).cells}
+    assert found == {
+        ("compositional", 1_000_000), ("compositional:operation=concat", 1_000_000),
+        ("mixed", 300), ("mixed", 400),
+    }  # fmt: skip
+
+
+def test_single_runs_beside_a_comparison_are_reported_and_trials_are_not(tmp_path: Path) -> None:
+    fake_study(tmp_path / "study", {"rare": {4_000_000: 0.4}})
+    before = load_study([tmp_path])
+    trial = fake_result(tmp_path / "trial", "mixed", 4_000_000, 0, 0.5)
+    trial.model_copy(update={"test": None}).save(tmp_path / "trial")
+    assert load_study([tmp_path]) == before
+    fake_result(tmp_path / "single", "mixed", 4_000_000, 0, 0.5)
+    methods = {cell.method for cell in load_study([tmp_path]).cells}
+    assert methods == {"full", "rare", "mixed"}
+
+
 def test_two_results_for_one_seed_are_refused(tmp_path: Path) -> None:
     fake_result(tmp_path / "one", "hash", QUARTER, 0, 1.0)
     fake_result(tmp_path / "two", "hash", QUARTER, 0, 1.4)
