@@ -12,23 +12,29 @@ from pathlib import Path
 
 from compactrec.benchmarks.memory import give_freed_memory_back
 
-__all__ = ["describe_environment", "peak_rss_bytes", "reset_peak_rss"]
+__all__ = ["describe_environment", "library_versions", "peak_rss_bytes", "reset_peak_rss"]
 
 _STATUS = Path("/proc/self/status")
 
 
 def describe_environment(num_threads: int) -> dict[str, str | int | None]:
     """Commit (None outside a git checkout), versions, CPU name, number of threads."""
-    fbgemm = _version("fbgemm-gpu-cpu") or _version("fbgemm-gpu")
     return {
         "commit": _commit(),
-        "compactrec": _version("compactrec"),
         "python": platform.python_version(),
-        "torch": _version("torch"),
-        "torchrec": _version("torchrec"),
-        "fbgemm": fbgemm,
+        **library_versions(),
         "cpu": _cpu(),
         "num_threads": num_threads,
+    }
+
+
+def library_versions() -> dict[str, str | None]:
+    """Versions of what computes: with other ones a run does not go on to the same weights."""
+    return {
+        "compactrec": _version("compactrec"),
+        "torch": _version("torch"),
+        "torchrec": _version("torchrec"),
+        "fbgemm": _version("fbgemm-gpu-cpu") or _version("fbgemm-gpu"),
     }
 
 

@@ -35,6 +35,7 @@ from compactrec.benchmarks.checkpoint import (
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.environment import (
     describe_environment,
+    library_versions,
     peak_rss_bytes,
     reset_peak_rss,
 )
@@ -112,7 +113,8 @@ def train(config: TrainConfig) -> Result:
     plan = resolve_plan(config, manifest)
     identity = {"config": config.resolved(), "plan": plan.to_json(), "data": manifest.sha256()}
     with locked(config.out):
-        store = CheckpointStore(config.out / "checkpoint", identity)
+        resumable = {**identity, "versions": library_versions()}
+        store = CheckpointStore(config.out / "checkpoint", resumable)
         if (done := finished_result(config.out, identity)) is not None:
             store.remove()  # where the run was killed after its result, before clearing up
             return done

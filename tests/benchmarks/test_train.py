@@ -494,6 +494,10 @@ def test_another_config_plan_or_damage_is_refused(
     make_plan(SOME, features, 3_000, threshold=50).save(tmp_path / "plan.json")
     with pytest.raises(CheckpointError, match=r"another run: plan\.groups differs"):
         train(small(data, out, plan=tmp_path / "plan.json"))
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "library_versions", lambda: {"torch": "9.9"})
+        with pytest.raises(CheckpointError, match=r"versions\.torch is .* there and '9\.9'"):
+            train(config)
     (file,) = (out / "checkpoint").glob("step-*.safetensors")
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
