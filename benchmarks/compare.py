@@ -1,7 +1,8 @@
 """Methods x budgets x seeds on one data folder, always beside the baselines.
 
     out/compare.json            what was asked for and how far it is; read by `report`
-    out/plans/<cell>.json       one plan per cell (method x budget); every seed uses the same
+    out/plans/<cell>.json       one plan per cell (method x budget), and one per seed for methods
+                                that draw hash functions: every seed draws its own
     out/runs/<cell>_seed0_<id>  one folder per run; <id> is a hash of config, plan and data
     out/trials/...              the same for tuning; their test split stays closed
 
@@ -114,9 +115,9 @@ def _compare(
     with Progress(ready * (tuning + len(seeds)), request.num_jobs, console) as progress:
         state()
         if tuning:
-            _tune(jobs, request, note, runner, progress)
+            _tune(jobs, request, manifest, runner, progress)
             state()
-        _final_runs(jobs, request, seeds, note, runner, progress, state)
+        _final_runs(jobs, request, seeds, manifest, runner, progress, state)
     return state()
 
 
@@ -154,7 +155,11 @@ def _with_threads(base: TrainConfig, num_jobs: int, there: CompareFile | None) -
 
 
 def _tune(
-    jobs: list[Job], request: CompareRequest, note: DataNote, runner: Runner, progress: Progress
+    jobs: list[Job],
+    request: CompareRequest,
+    manifest: Manifest,
+    runner: Runner,
+    progress: Progress,
 ) -> None:
     """Choose each cell's setting by validation AUC; every cell has the same number of trials."""
     names = list(TRIALS)[: request.num_trials]
@@ -164,8 +169,9 @@ def _tune(
             continue
         for name in names:
             config = TRIALS[name].apply(job.config)
-            config = changed(config, seed=request.num_seeds, score_test=False)
-            config = placed(config, job, "trials", note, f"{plain(name)}_")
+            config = changed(config, score_test=False)
+            prefix = f"{plain(name)}_"
+            config = placed(config, job, request.num_seeds, "trials", manifest, prefix)
             wanted[f"{job.title}, trial {name!r}"] = (job, name, config)
     configs = {title: config for title, (_, _, config) in wanted.items()}
     outcomes = dict(run_all(configs, runner, request.num_jobs, progress))
@@ -199,7 +205,7 @@ def _final_runs(
     jobs: list[Job],
     request: CompareRequest,
     seeds: tuple[int, ...],
-    note: DataNote,
+    manifest: Manifest,
     runner: Runner,
     progress: Progress,
     save: Callable[[], object],
@@ -209,7 +215,7 @@ def _final_runs(
     for seed in seeds:  # all cells once, then all again: an interrupted comparison is balanced
         for job in jobs:
             if job.config is not None:
-                config = placed(changed(job.config, seed=seed), job, "runs", note)
+                config = placed(job.config, job, seed, "runs", manifest)
                 title = f"{job.title}, seed {seed}"
                 wanted[title], configs[title] = (job, seed), config
                 entry = RunEntry(seed=seed, path=f"runs/{config.out.name}")

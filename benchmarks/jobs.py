@@ -12,7 +12,7 @@ from compactrec.benchmarks.budgets import parse_budget
 from compactrec.benchmarks.choices import FULL, MethodChoice, changed, full_serving_bytes
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.plans import plan_bytes, resolve_plan
-from compactrec.benchmarks.study import Cell, DataNote
+from compactrec.benchmarks.study import Cell
 from compactrec.data.manifest import Manifest
 from compactrec.embeddings import get_method
 
@@ -28,6 +28,8 @@ class Job:
     """None when there is no plan."""
     digest: str = ""
     """Of the plan."""
+    draws: bool = False
+    """The method draws hash functions: every seed draws its own, so that intervals cover them."""
 
     @property
     def title(self) -> str:
@@ -76,14 +78,22 @@ def _job(
         return Job(cell.model_copy(update={"reason": str(error)}), None)
     path = base.out / "plans" / f"{_slug(cell)}.json"
     plan.save(path)
-    return Job(cell, changed(config, plan=path), plan.digest)
+    draws = "seed" in get_method(choice.name).options.model_fields and "seed" not in choice.options
+    return Job(cell, changed(config, plan=path), plan.digest, draws)
 
 
 def placed(
-    config: TrainConfig, job: Job, folder: str, note: DataNote, prefix: str = ""
+    config: TrainConfig, job: Job, seed: int, folder: str, manifest: Manifest, prefix: str = ""
 ) -> TrainConfig:
-    """The config with its own folder, named by what it is and a hash of all that decides it."""
-    decides = {"config": config.resolved(), "plan": job.digest, "data": note.manifest_sha256}
+    """The config of one seed in a folder named by what it is and a hash of all that decides it."""
+    config, plan_digest = changed(config, seed=seed), job.digest
+    if job.draws:
+        config = changed(config, plan=None, options={**config.options, "seed": seed})
+        plan = resolve_plan(config, manifest)
+        path = config.out / "plans" / f"{_slug(job.cell)}_seed{seed}.json"
+        plan.save(path)
+        config, plan_digest = changed(config, plan=path), plan.digest
+    decides = {"config": config.resolved(), "plan": plan_digest, "data": manifest.sha256()}
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:10]
     name = f"{_slug(job.cell)}_{prefix}seed{config.seed}_{digest}"
     return changed(config, out=config.out / folder / name)

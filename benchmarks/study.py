@@ -236,7 +236,7 @@ def _from_results(folders: Sequence[Path], comparisons: Sequence[Path]) -> list[
         result = Result.load(path)
         if result.test is None:
             continue
-        known = result.method in method_names() and not result.config.get("options")
+        known = result.method in method_names() and ":" not in _label(result)
         kept = path / PREDICTIONS_NAME
         cell = StudyCell(
             method=_label(result),
@@ -254,7 +254,7 @@ def _from_results(folders: Sequence[Path], comparisons: Sequence[Path]) -> list[
 
 def _label(result: Result) -> str:
     """The method with its options, as `compare` takes them."""
-    options = result.config.get("options") or {}
+    options = _unseeded(result.config.get("options") or {})
     texts = (f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in options.items())
     return ":".join([result.method, *texts])
 
@@ -285,23 +285,30 @@ def _require_comparable(parts: Sequence[tuple[Path, Study]]) -> None:
 
 
 def _require_alike(cell: StudyCell, results: Sequence[Result]) -> None:
-    """Runs that are averaged may differ in their seed (and threads) only."""
+    """Runs that are averaged may differ in their seeds (and threads) only."""
     for result in results[1:]:
         first = results[0]
         where = f"{cell.method} at {cell.budget_bytes} bytes"
-        if result.plan != first.plan:
+        if _unseeded(result.plan) != _unseeded(first.plan):
             raise ValueError(
                 f"{where}: seeds {first.seed} and {result.seed} have different plans; report them "
                 "apart"
             )
         names = (first.config.keys() | result.config.keys()) - {"seed", "num_threads"}
         for name in sorted(names):
-            one, other = first.config.get(name), result.config.get(name)
+            one, other = _unseeded(first.config.get(name)), _unseeded(result.config.get(name))
             if one != other:
                 raise ValueError(
                     f"{where}: seeds {first.seed} and {result.seed} were trained differently: "
                     f"{name} is {one!r} and {other!r}; report them apart"
                 )
+
+
+def _unseeded(value: Any) -> Any:
+    """A JSON value without the seeds in it."""
+    if isinstance(value, dict):
+        return {key: _unseeded(item) for key, item in value.items() if key != "seed"}
+    return [_unseeded(item) for item in value] if isinstance(value, list) else value
 
 
 def _describe(data: DataNote) -> str:

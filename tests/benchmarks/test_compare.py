@@ -18,7 +18,7 @@ from compactrec.benchmarks.result import Result
 from compactrec.benchmarks.study import CompareFile, load_study
 from compactrec.benchmarks.tuning import TRIALS
 from compactrec.data.folder import locked
-from compactrec.embeddings import Plan, get_method, method_names
+from compactrec.embeddings import Plan, get_method, method_names, size
 from tests.benchmarks.fake_runs import fake_data, fake_result
 from tests.cases import SOME, needs_hash
 
@@ -98,7 +98,28 @@ def test_all_runs_share_settings_and_seeds_alone_differ_within_a_cell(base: Trai
     settings = [{k: v for k, v in c.resolved().items() if k not in own} for c in runner.configs]
     assert all(s == settings[0] for s in settings)
     assert sorted(c.seed for c in runner.configs if c.method == SOME) == [0, 1]
-    assert len({c.plan for c in runner.configs if c.method == SOME}) == 1
+
+
+def test_every_seed_draws_its_own_hash_functions_and_nothing_else(base: TrainConfig) -> None:
+    runner = Recorder()
+    run(base, runner, methods=())
+    for method in method_names():
+        made = [c for c in runner.configs if c.method == method]
+        plans = [Plan.load(c.plan) for c in made if c.plan is not None]
+        draws = "seed" in get_method(method).options.model_fields
+        assert len({plan.digest for plan in plans}) == (len(made) if draws else 1), method
+        assert len({size(plan).serving_bytes for plan in plans}) == 1
+        if draws:
+            assert [c.options["seed"] for c in made] == [c.seed for c in made]
+
+
+def test_a_seed_that_is_asked_for_is_kept(base: TrainConfig) -> None:
+    drawing = [m for m in method_names() if "seed" in get_method(m).options.model_fields]
+    runner = Recorder()
+    run(base, runner, methods=tuple(f"{m}:seed=7" for m in drawing))
+    asked = [c for c in runner.configs if c.options.get("seed") == 7]
+    assert {c.method for c in asked} == set(drawing)
+    assert len({c.plan for c in asked}) == len(drawing)
 
 
 def test_the_same_request_again_runs_nothing(base: TrainConfig) -> None:
@@ -248,8 +269,8 @@ def test_methods_with_options_are_cells_of_their_own(base: TrainConfig) -> None:
     file = run(base, runner, methods=("hash:sign=true", "hash"))
     baseline = {c.method: c.baseline for c in file.cells if c.method.startswith("hash")}
     assert baseline == {"hash:sign=true": False, "hash": True}
-    options = {c.method: c.options for c in runner.configs if "sign" in c.out.name}
-    assert options == {"hash": {"sign": True}}
+    options = [c.options for c in runner.configs if "sign" in c.out.name]
+    assert options == [{"sign": True, "seed": 0}, {"sign": True, "seed": 1}]
     assert len({c.out for c in runner.configs if c.method == "hash"}) == 4
     study = load_study([base.out])
     assert sum(c.method.startswith("hash") for c in study.cells) == 2
