@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 from torch import Tensor
 
 from compactrec.embeddings.config import MethodConfig, first_error
-from compactrec.embeddings.contract import Arrays, Lowered
+from compactrec.embeddings.contract import Arrays, Lowered, check_array
 from compactrec.embeddings.feature import Feature, check_features
 from compactrec.embeddings.registry import config_from_dict, lower
 
@@ -55,6 +54,8 @@ class Plan:
         ):
             if names:
                 raise ValueError(f"the plan {what}: {', '.join(names)}")
+        for name, array in self.arrays.items():
+            check_array(name, array)
 
     @property
     def digest(self) -> str:
@@ -113,6 +114,7 @@ class Plan:
         for name, checksum in value.get("arrays", {}).items():
             if name not in arrays:
                 raise ValueError(f"array {name!r} of the plan is missing")
+            check_array(name, arrays[name])
             if _checksum(arrays[name]) != checksum:
                 raise ValueError(f"array {name!r} of the plan was changed: its checksum differs")
         try:
@@ -201,5 +203,4 @@ def _arrays_path(path: Path) -> Path:
 
 
 def _checksum(array: Tensor) -> str:
-    data = array.contiguous().to(torch.int64).numpy().tobytes()
-    return hashlib.sha256(data).hexdigest()
+    return hashlib.sha256(array.numpy().tobytes()).hexdigest()

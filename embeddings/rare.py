@@ -17,7 +17,13 @@ from pydantic import Field
 from torch import Tensor
 
 from compactrec.embeddings.config import MethodConfig
-from compactrec.embeddings.contract import Arrays, Lowered, require_vocabulary, table_name
+from compactrec.embeddings.contract import (
+    Arrays,
+    Lowered,
+    require_array,
+    require_vocabulary,
+    table_name,
+)
 from compactrec.embeddings.feature import Feature
 from compactrec.embeddings.init import Init, dlrm_init
 from compactrec.embeddings.packing import Block, packed
@@ -76,9 +82,9 @@ def lower_rare(config: RareConfig, features: tuple[Feature, ...], arrays: Arrays
         )
     id_map: IdMap = (KeepFrequent if config.shared == "first" else Clip)(config.num_rows)
     if config.remap is not None:
-        if config.remap not in arrays or arrays[config.remap].numel() != num_ids:
-            raise ValueError(f"rare: the plan has no array {config.remap!r} of {num_ids} entries")
-        id_map = LookUp(arrays[config.remap])
+        id_map = LookUp(
+            require_array(config.method, arrays, config.remap, features[0], config.num_rows)
+        )
     init = config.init or dlrm_init(config.num_rows)
     block = Block(table_name(features, "id"), config.num_rows, features[0].dim, init)
     return packed(features, "id", [block], maps=lambda _: id_map)

@@ -256,7 +256,9 @@ def test_partitions_are_checked() -> None:
     assert CompressedEmbedding(3, 8, config, arrays=good).materialize().shape == (3, 8)
     with pytest.raises(ValueError, match="not complementary: 3 ids have only 2 different tuples"):
         CompressedEmbedding(3, 8, config, arrays=good | {"b": torch.tensor([1, 1, 0])})
-    with pytest.raises(ValueError, match=r"partition 'b' has buckets outside 0 \.\. 1"):
+    with pytest.raises(
+        ValueError, match=r"array 'b' of feature 'ids' has rows 0 .. 2, allowed are 0 .. 1"
+    ):
         CompressedEmbedding(3, 8, config, arrays=good | {"b": torch.tensor([0, 2, 0])})
 
 

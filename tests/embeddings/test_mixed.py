@@ -137,13 +137,39 @@ def test_blocks_by_budget_give_frequent_ids_wide_rows() -> None:
         ({"dims": (4, 2), "rows": (3, 0)}, "widths and rows must be at least 1"),
         ({"dims": (9,)}, r"mixed: widths \[9\] are larger than the width 8 of feature 'ids'"),
         ({"dims": (4, 2), "rows": (3, 6)}, "of feature 'ids' hold 9 rows but it has 10 ids"),
-        ({"dims": (4,), "remap": "map"}, "mixed: the plan has no array 'map' of 10 entries"),
+        (
+            {"dims": (4,), "remap": "map"},
+            "the plan has no array 'map' of 10 entries for feature 'ids'",
+        ),
         ({"dims": (4.5,)}, "valid integer"),
     ],
 )
 def test_refusals(fields: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CompressedEmbedding(10, 8, MixedConfig(**fields))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "message"),
+    [
+        (
+            [0, 1, 2],
+            "no array 'rank' of 4 entries for feature 'ids', it has one of 3; give one entry",
+        ),
+        ([0, 1, 2, 4], r"array 'rank' of feature 'ids' has rows 0 .. 4, allowed are 0 .. 3"),
+        ([0, 1, 2, -1], r"array 'rank' of feature 'ids' has rows -1 .. 2, allowed are 0 .. 3"),
+        ([0, 1, 2, 2], "array 'rank' of feature 'ids' gives two ids the same row; every id needs"),
+        ([0.0, 1.0, 2.0, 3.0], "array 'rank' must be int64, 1-D"),
+    ],
+)
+@pytest.mark.parametrize("rows", [(), (1, 3)])
+def test_ranks_are_checked(ranks: list[float], rows: tuple[int, ...], message: str) -> None:
+    """A rank past the last block would be a row of the next feature's table."""
+    config = MixedConfig(dims=(8, 4)[: len(rows) or 1], rows=rows, remap="rank")
+    with pytest.raises(ValueError, match=message):
+        CompressedEmbedding(4, 8, config, arrays={"rank": torch.tensor(ranks)})
+    good = {"rank": torch.tensor([2, 0, 3, 1])}
+    assert CompressedEmbedding(4, 8, config, arrays=good).materialize().shape == (4, 8)
 
 
 def test_bad_rules_are_refused() -> None:
