@@ -122,6 +122,19 @@ def test_damaged_plans_are_refused(case: Case, tmp_path: Path) -> None:
     extra = {"features": ["nobody"], "config": value["groups"][0]["config"]}
     with pytest.raises(ValueError, match="names features that do not exist: nobody"):
         Plan.from_json(value | {"groups": [*value["groups"], extra]}, case.plan.arrays)
+    lacking = {k: v for k, v in value.items() if k != "groups"} | {"group": []}
+    with pytest.raises(
+        ValueError, match=r"lacks the keys \['groups'\] and has the unknown keys \['gr"
+    ):
+        Plan.from_json(lacking, case.plan.arrays)
+    for bad in ({"features": [first]}, value["groups"][0] | {"rows": 3}, [first]):
+        with pytest.raises(
+            ValueError, match="a group needs the keys 'config' and 'features' alone"
+        ):
+            Plan.from_json(value | {"groups": [bad, *groups]}, case.plan.arrays)
+    empty = extra | {"features": []}
+    with pytest.raises(ValueError, match=r"a group with config .* names no feature; name one or l"):
+        Plan.from_json(value | {"groups": [empty, *value["groups"]]}, case.plan.arrays)
     for name in case.plan.arrays:
         arrays = dict(case.plan.arrays)
         with pytest.raises(ValueError, match=f"array '{name}' of the plan is missing"):
