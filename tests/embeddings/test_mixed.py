@@ -70,13 +70,15 @@ def test_a_frequent_id_zero_is_ranked_where_ids_are_in_no_order() -> None:
 
 
 @given(st.lists(st.integers(1, 50), min_size=8, max_size=60), st.integers(2, 6))
-def test_blocks_have_nearly_equal_mass(tail: list[int], num_blocks: int) -> None:
+def test_blocks_are_within_one_row_of_an_equal_mass(tail: list[int], num_blocks: int) -> None:
     freq = np.array([max(tail), *tail], dtype=np.int64)
     rows, remap = equipartition(freq, num_blocks)
     ranked = freq if remap is None else freq[np.argsort(remap)]
     ends = np.cumsum(rows)
     masses = [int(ranked[a:b].sum()) for a, b in zip([0, *ends[:-1]], ends, strict=True)]
-    assert max(masses) - min(masses) <= 2 * int(freq.max())
+    # A cut comes with the first row past its mark, so each end of a block is off by part of a row.
+    share, heaviest = int(freq.sum()) / num_blocks, int(freq.max())
+    assert all(share - heaviest < mass < share + heaviest for mass in masses)
 
 
 def test_outputs_of_a_block_span_its_width() -> None:
