@@ -34,7 +34,7 @@ from compactrec.embeddings.registry import (
     SizingTask,
     register_method,
 )
-from compactrec.embeddings.rewrites import IdMap, KeepFrequent, LookUp
+from compactrec.embeddings.rewrites import IdMap, LookUp
 from compactrec.embeddings.sizing import largest
 
 __all__ = ["RareConfig", "lower_rare"]
@@ -54,6 +54,22 @@ class RareConfig(MethodConfig):
     """Name of the plan's array id -> row; None where ids are numbered by frequency."""
     init: Init | None = None
     """Initial weights; None is U(+-sqrt(1/num_rows))."""
+
+
+@dataclass(frozen=True)
+class KeepFrequent(IdMap):
+    """``x`` where ``x < num_rows``, else row 0 (ids are numbered by frequency from 1)."""
+
+    num_rows: int
+    kind: ClassVar[str] = "keep"
+
+    @property
+    def params(self) -> tuple[int, ...]:
+        return (self.num_rows,)
+
+    @staticmethod
+    def apply(ids: Tensor, params: tuple[Tensor, ...], array: Tensor | None) -> Tensor:
+        return torch.where(ids < params[0], ids, 0)
 
 
 @dataclass(frozen=True)

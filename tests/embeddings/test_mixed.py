@@ -11,10 +11,7 @@ pytest.importorskip("compactrec.embeddings.mixed")
 from compactrec.embeddings import Feature, make_plan, size
 from compactrec.embeddings.layers import CompressedEmbedding
 from compactrec.embeddings.mixed import MixedConfig
-from compactrec.embeddings.mixed_sizing import (
-    equipartition,
-    mixed_dims,
-)
+from compactrec.embeddings.mixed_sizing import equipartition, popularity_dims
 from tests.reference import mixed
 from tests.reference.kaggle import KAGGLE_SIZES
 
@@ -178,8 +175,8 @@ def test_bad_rules_are_refused() -> None:
     with pytest.raises(
         ValueError, match="alpha must be >= 0 and every popularity > 0, got alpha -"
     ):
-        mixed_dims([10, 20], -0.1, base_dim=8)
+        popularity_dims([0.1, 0.2], -0.1, 8)
     with pytest.raises(ValueError, match="base width 10 must be a multiple of 4"):
-        mixed_dims([10, 20], 0.1, base_dim=10, rounding="multiple", multiple=4)
+        popularity_dims([0.1, 0.2], 0.1, 10, rounding="multiple", multiple=4)
     with pytest.raises(ValueError, match="need num_blocks >= 1 and rows, got 0 and 3"):
         equipartition(np.ones(3, dtype=np.int64), 0)
