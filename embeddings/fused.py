@@ -5,8 +5,9 @@ here are views into FBGEMM's one buffer.
 
 FBGEMM is told to check no row, so what is in range is what came before it: the rewrite refuses ids
 out of range, and a lowering refuses arrays with rows out of range. A collection built with
-``check_ids=False`` has the second check only. An id out of range then reads, and in training
-writes, another row, another feature's table or memory that is no table at all.
+``check_ids=False`` has the second check only, and nobody looks at the arrays of a state dict that
+is loaded. A row out of range reads, and in training writes, another feature's table or memory that
+is no table at all.
 """
 
 from collections.abc import Callable, Sequence
