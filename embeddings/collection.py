@@ -91,7 +91,12 @@ class CompressedEmbeddingBagCollection(EmbeddingBagCollectionInterface):
         device: where to build; ``meta`` only with ``eager``.
         is_weighted: batches carry one weight per id.
         optimizer: for ``fused`` only; row-wise Adagrad by default.
-        check_ids: raise on ids out of range, rather than read another row.
+        check_ids: raise on ids out of range. Without, such an id is undefined behaviour: it may
+            read another row, another feature's table or, with ``fused``, any memory.
+
+    ``torch.export`` (``strict=False``) takes an ``eager`` collection with any bags; the number of
+    ids and the batch size may be dynamic, the latter from 2 on, as torch specialises on 1. In a
+    compiled or exported graph what is out of range is a ``RuntimeError`` that names no id.
 
     Shapes: KeyedJaggedTensor of F features and B examples -> KeyedTensor ``(B, sum of dims)``, keys
     in the plan's order. Bytes: :func:`compactrec.embeddings.size`.

@@ -141,7 +141,7 @@ def project_many(vectors: Tensor, weights: Tensor) -> Tensor:
 
 
 class _ProjectMany(torch.autograd.Function):
-    """The gradient of narrow vectors is taken transposed: on a CPU that is several times faster."""
+    """The gradient of narrow vectors is taken transposed, for speed on a CPU."""
 
     @staticmethod
     def forward(ctx: Any, vectors: Tensor, weights: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from compactrec.embeddings.contract import (
     Output,
     Slot,
     Table,
+    require_array,
     require_vocabulary,
     table_name,
 )
@@ -87,7 +88,7 @@ def lower_compositional(
 ) -> Lowered:
     """One table per partition, shared by the group."""
     num_ids = require_vocabulary(config.method, features, same=True)
-    maps = _maps(config, num_ids, arrays, features[0].name)
+    maps = _maps(config, num_ids, arrays, features[0])
     rows = list(config.moduli)
     if config.operation == "path":  # the many-bucket partition reads rows, the others functions
         order = sorted(range(len(rows)), key=lambda j: -rows[j])
@@ -152,14 +153,16 @@ def _dims(config: CompositionalConfig, rows: list[int], feature: Feature) -> lis
     return [4 * (share + (j < more)) for j in range(len(rows))]
 
 
-def _maps(config: CompositionalConfig, num_ids: int, arrays: Arrays, name: str) -> list[IdMap]:
+def _maps(
+    config: CompositionalConfig, num_ids: int, arrays: Arrays, feature: Feature
+) -> list[IdMap]:
     if config.family == "metadata":
-        return _metadata_maps(config, num_ids, arrays, name)
+        return _metadata_maps(config, num_ids, arrays, feature)
     if math.prod(config.moduli) < num_ids:
         raise ValueError(
             f"compositional: {config.family} with moduli {config.moduli} tells "
-            f"{math.prod(config.moduli):,} ids apart, but feature {name!r} has {num_ids:,}; "
-            f"raise a modulus"
+            f"{math.prod(config.moduli):,} ids apart, but feature {feature.name!r} has "
+            f"{num_ids:,}; raise a modulus"
         )
     if config.family == "chinese_remainder":
         return [Digit(1, modulus) for modulus in config.moduli]
@@ -168,26 +171,17 @@ def _maps(config: CompositionalConfig, num_ids: int, arrays: Arrays, name: str) 
 
 
 def _metadata_maps(
-    config: CompositionalConfig, num_ids: int, arrays: Arrays, name: str
+    config: CompositionalConfig, num_ids: int, arrays: Arrays, feature: Feature
 ) -> list[IdMap]:
-    buckets = []
-    for partition, modulus in zip(config.partitions, config.moduli, strict=True):
-        array = arrays.get(partition)
-        if array is None or array.numel() != num_ids:
-            raise ValueError(
-                f"compositional: the plan has no array {partition!r} of {num_ids} entries for "
-                f"feature {name!r}"
-            )
-        if not array.is_meta and (int(array.min()) < 0 or int(array.max()) >= modulus):
-            raise ValueError(
-                f"compositional: partition {partition!r} has buckets outside 0 .. {modulus - 1}"
-            )
-        buckets.append(array)
+    buckets = [
+        require_array(config.method, arrays, partition, feature, modulus)
+        for partition, modulus in zip(config.partitions, config.moduli, strict=True)
+    ]
     if not buckets[0].is_meta:
         distinct = torch.stack(buckets).unique(dim=1).shape[1]
         if distinct < num_ids:
             raise ValueError(
-                f"compositional: the partitions of feature {name!r} are not complementary: "
+                f"compositional: the partitions of feature {feature.name!r} are not complementary: "
                 f"{num_ids} ids have only {distinct} different tuples"
             )
     return [LookUp(array) for array in buckets]

@@ -1,4 +1,4 @@
-"""Numbers of the compositional method: moduli for a collision rate and for a number of rows."""
+"""Numbers of the compositional method: moduli for a number of rows."""
 
 import math
 from typing import Literal
@@ -6,7 +6,6 @@ from typing import Literal
 __all__ = [
     "BigTable",
     "Sized",
-    "collision_moduli",
     "coprime_moduli",
     "least_rows",
     "radix_moduli",
@@ -15,22 +14,6 @@ __all__ = [
 
 BigTable = Literal["quotient", "remainder"]
 Sized = Literal["quotient_remainder", "mixed_radix", "chinese_remainder"]
-
-
-def collision_moduli(
-    num_ids: int, num_collisions: int, *, big_table: BigTable = "remainder"
-) -> tuple[int, int] | None:
-    """``(m, ceil(n / m))`` with a big table of ``ceil(n / c)`` rows; None if that saves no rows.
-
-    ``remainder``: the big table is indexed by ``x mod m`` (the paper), so ids that share its row
-    are ``m`` apart. ``quotient``: by ``x div c`` (the reference code), so they are neighbours.
-    """
-    if num_collisions < 1:
-        raise ValueError(f"num_collisions must be at least 1, got {num_collisions}")
-    big = math.ceil(num_ids / num_collisions)
-    if big + num_collisions >= num_ids:
-        return None
-    return (big, num_collisions) if big_table == "remainder" else (num_collisions, big)
 
 
 def least_rows(num_ids: int, num_factors: int) -> int:
@@ -64,7 +47,11 @@ def coprime_moduli(num_ids: int, big_rows: int, num_factors: int) -> tuple[int, 
 def row_moduli(
     num_ids: int, big_rows: int, num_factors: int, family: Sized, big_table: BigTable
 ) -> tuple[int, ...] | None:
-    """Moduli with a big table of about ``big_rows`` rows; None if that saves no rows."""
+    """Moduli with a big table of about ``big_rows`` rows; None if that saves no rows.
+
+    ``remainder``: the big table is indexed by ``x mod m`` (the paper), so ids that share its row
+    are ``m`` apart. ``quotient``: by the last digit (the reference code), so they are neighbours.
+    """
     big = max(least_rows(num_ids, num_factors), min(big_rows, num_ids))
     if family == "chinese_remainder":
         moduli = coprime_moduli(num_ids, big, num_factors)

@@ -24,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from compactrec.embeddings.combines import Combine
@@ -31,10 +32,20 @@ from compactrec.embeddings.feature import Feature, part_key
 from compactrec.embeddings.init import Init
 from compactrec.embeddings.rewrites import Stream
 
-__all__ = ["Arrays", "Lowered", "Output", "Slot", "Table", "require_vocabulary", "table_name"]
+__all__ = [
+    "Arrays",
+    "Lowered",
+    "Output",
+    "Slot",
+    "Table",
+    "check_array",
+    "require_array",
+    "require_vocabulary",
+    "table_name",
+]
 
 Arrays = Mapping[str, Tensor]
-"""Integer arrays of a plan (remaps, partitions), by name."""
+"""Integer arrays of a plan (remaps, partitions), by name: int64, 1-D, contiguous, on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -110,3 +121,45 @@ def require_vocabulary(method: str, features: Sequence[Feature], *, same: bool =
     num_ids = features[0].num_ids
     assert num_ids is not None
     return num_ids
+
+
+def check_array(name: str, array: Tensor) -> None:
+    """Raise unless ``array`` is what a plan may hold."""
+    cpu = array.device.type == "cpu"
+    if array.dtype != torch.int64 or array.dim() != 1 or not cpu or not array.is_contiguous():
+        layout = "contiguous" if array.is_contiguous() else "not contiguous"
+        raise ValueError(
+            f"array {name!r} must be int64, 1-D, contiguous and on the CPU, got {array.dtype}, "
+            f"{array.dim()}-D, {layout}, on {array.device}; convert it first"
+        )
+
+
+def require_array(
+    method: str, arrays: Arrays, name: str, feature: Feature, num_rows: int, *, unique: bool = False
+) -> Tensor:
+    """The plan's array id -> row of ``feature``; raise on a wrong length or a row out of range.
+
+    ``unique``: no two ids may have the same row. On ``meta`` the values are not looked at.
+    """
+    array = arrays.get(name)
+    if array is None or array.numel() != feature.num_ids:
+        given = "no such array" if array is None else f"one of {array.numel()}"
+        raise ValueError(
+            f"{method}: the plan has no array {name!r} of {feature.num_ids} entries for feature "
+            f"{feature.name!r}, it has {given}; give one entry for every id"
+        )
+    if array.is_meta:
+        return array
+    check_array(name, array)
+    low, high = (int(bound) for bound in array.aminmax())
+    if low < 0 or high >= num_rows:
+        raise ValueError(
+            f"{method}: array {name!r} of feature {feature.name!r} has rows {low} .. {high}, "
+            f"allowed are 0 .. {num_rows - 1}"
+        )
+    if unique and int(array.bincount(minlength=num_rows).max()) > 1:
+        raise ValueError(
+            f"{method}: array {name!r} of feature {feature.name!r} gives two ids the same row; "
+            f"every id needs one of its own"
+        )
+    return array

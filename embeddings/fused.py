@@ -2,6 +2,12 @@
 
 State-dict keys and shapes are those of a plain ``EmbeddingBagCollection``; the weights registered
 here are views into FBGEMM's one buffer.
+
+FBGEMM is told to check no row, so what is in range is what came before it: the rewrite refuses ids
+out of range, and a lowering refuses arrays with rows out of range. A collection built with
+``check_ids=False`` has the second check only, and nobody looks at the arrays of a state dict that
+is loaded. A row out of range reads, and in training writes, another feature's table or memory that
+is no table at all.
 """
 
 from collections.abc import Callable, Sequence
@@ -138,7 +144,7 @@ class FusedTables(nn.Module):
             eps=self.optimizer.eps,
             stochastic_rounding=False,
             pooling_mode=PoolingMode.SUM,
-            bounds_check_mode=BoundsCheckMode.NONE,  # the rewrite has checked every id
+            bounds_check_mode=BoundsCheckMode.NONE,  # see above
             device=self.device,
         )
         # Outside the module tree: its flat buffer is not part of the state dict.

@@ -21,12 +21,13 @@ class CompressedEmbedding(SingleFeature):
     """Drop-in for ``nn.Embedding``: ids of any shape -> vectors, one per id.
 
     The arguments are those of :class:`~compactrec.embeddings.single.SingleFeature`. Raises
-    ``ValueError`` on ids out of range. Bytes: :func:`compactrec.embeddings.size`.
+    ``ValueError`` on ids that are not int32 or int64 and on ids out of range. Bytes:
+    :func:`compactrec.embeddings.size`.
     """
 
     def forward(self, ids: Tensor) -> Tensor:
         """``(*) int -> (*, embedding_dim)``"""
-        flat = ids.reshape(-1).long()
+        flat = _whole(ids, "ids").reshape(-1)
         if self.padding_idx is None:
             return self.per_id(flat).view(*ids.shape, self.embedding_dim)
         keep = flat != self.padding_idx
@@ -128,7 +129,7 @@ class CompressedEmbeddingBag(SingleFeature):
                 f"with mode='sum', and divide the weights by the length of the bag for a mean"
             )
         lengths = self._lengths(input, offsets)
-        values = input.reshape(-1).long()
+        values = _whole(input, "ids").reshape(-1)
         weights = None if per_sample_weights is None else per_sample_weights.reshape(-1)
         if self.padding_idx is not None:
             keep = values != self.padding_idx
@@ -153,7 +154,7 @@ class CompressedEmbeddingBag(SingleFeature):
             )
         if self.include_last_offset and not offsets.numel():
             raise ValueError("include_last_offset needs at least one offset, the number of ids")
-        ends = offsets.long()
+        ends = _whole(offsets, "offsets")
         if not self.include_last_offset:
             ends = torch.cat([ends, ends.new_tensor([input.numel()])])
         lengths = ends.diff()
@@ -179,6 +180,16 @@ class CompressedEmbeddingBag(SingleFeature):
         index = _bag_of(lengths)[:, None].expand_as(vectors)
         pooled = vectors.new_zeros(lengths.numel(), self.embedding_dim)
         return pooled.scatter_reduce(0, index, vectors, "amax", include_self=False)
+
+
+def _whole(given: Tensor, what: str) -> Tensor:
+    """As int64. Other types are refused: 1.5 would be cut to 1, and a mask to 0 and 1."""
+    if given.dtype not in (torch.int32, torch.int64):
+        raise ValueError(
+            f"{what} must be int32 or int64, got {given.dtype}; convert them with .long() if they "
+            f"are whole numbers"
+        )
+    return given.long()
 
 
 def _bag_of(lengths: Tensor) -> Tensor:

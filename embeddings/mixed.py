@@ -19,7 +19,13 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from compactrec.embeddings.config import MethodConfig
-from compactrec.embeddings.contract import Arrays, Lowered, require_vocabulary, table_name
+from compactrec.embeddings.contract import (
+    Arrays,
+    Lowered,
+    require_array,
+    require_vocabulary,
+    table_name,
+)
 from compactrec.embeddings.feature import Feature
 from compactrec.embeddings.init import Init, dlrm_init
 from compactrec.embeddings.mixed_sizing import (
@@ -81,9 +87,10 @@ def lower_mixed(config: MixedConfig, features: tuple[Feature, ...], arrays: Arra
         )
     id_map: IdMap = Identity()
     if config.remap is not None:
-        if config.remap not in arrays or arrays[config.remap].numel() != num_ids:
-            raise ValueError(f"mixed: the plan has no array {config.remap!r} of {num_ids} entries")
-        id_map = LookUp(arrays[config.remap])
+        ranks = require_array(
+            config.method, arrays, config.remap, features[0], num_ids, unique=True
+        )
+        id_map = LookUp(ranks)
     init = config.init or dlrm_init(num_ids)
     part = "id" if len(rows) == 1 else "b"
     names = [part] if len(rows) == 1 else [f"b{i}" for i in range(len(rows))]

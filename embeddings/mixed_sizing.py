@@ -13,7 +13,6 @@ __all__ = [
     "Rounding",
     "equipartition",
     "fill",
-    "mixed_dims",
     "mixed_scalars",
     "next_width",
     "popularity_dims",
@@ -88,42 +87,6 @@ def mixed_scalars(rows: Sequence[int], dims: Sequence[int], base_dim: int) -> in
     return tables + base_dim * sum(d for d in dims if d < base_dim)
 
 
-def mixed_dims(
-    rows: Sequence[int],
-    alpha: float = 0.3,
-    *,
-    base_dim: int,
-    budget: int | None = None,
-    lookups: Sequence[float] | None = None,
-    rounding: Rounding = "nearest",
-    multiple: int = 4,
-    min_dim: int = 1,
-) -> list[int]:
-    """Widths of blocks of ``rows`` rows looked up ``lookups`` times per example (default once).
-
-    Without ``budget`` the most popular block gets ``base_dim``. With it (scalars, projections and
-    padding included) lambda is the largest that fits, found by bisection on the exact count.
-    """
-    times = [1.0] * len(rows) if lookups is None else list(lookups)
-    popularity = [k / n for k, n in zip(times, rows, strict=True)]
-
-    def widths(scale: float | None) -> list[int]:
-        return popularity_dims(
-            popularity,
-            alpha,
-            base_dim,
-            scale=scale,
-            rounding=rounding,
-            multiple=multiple,
-            min_dim=min_dim,
-        )
-
-    if budget is None:
-        return widths(None)
-    top = base_dim * min(popularity) ** -alpha
-    return _largest_scale(widths, top, rows, base_dim, budget)
-
-
 def fill(
     dims: Sequence[int],
     limits: Sequence[int],
@@ -178,31 +141,6 @@ def next_width(dim: int, rounding: Rounding, multiple: int) -> int:
     if rounding == "packed":
         return 4 * (dim // 4 + 1)
     return dim + (multiple if rounding == "multiple" else 1)
-
-
-def _largest_scale(
-    widths: Callable[[float | None], list[int]],
-    top: float,
-    rows: Sequence[int],
-    base_dim: int,
-    budget: int,
-) -> list[int]:
-    def fits(scale: float) -> bool:
-        return mixed_scalars(rows, widths(scale), base_dim) <= budget
-
-    if not fits(0.0):
-        least = mixed_scalars(rows, widths(0.0), base_dim)
-        raise ValueError(
-            f"mixed: the smallest widths take {least:,} scalars but the budget is {budget:,}; "
-            f"raise the budget, or use blocks or another method"
-        )
-    if fits(top):
-        return widths(top)
-    low, high = 0.0, top
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return widths(low)
 
 
 def equipartition(

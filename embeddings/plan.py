@@ -8,18 +8,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 from torch import Tensor
 
 from compactrec.embeddings.config import MethodConfig, first_error
-from compactrec.embeddings.contract import Arrays, Lowered
+from compactrec.embeddings.contract import Arrays, Lowered, check_array
 from compactrec.embeddings.feature import Feature, check_features
+from compactrec.embeddings.full import FullConfig
 from compactrec.embeddings.registry import config_from_dict, lower
 
 __all__ = ["Group", "Plan", "select"]
 
 FORMAT, VERSION = "compactrec.plan", 1
+_KEYS = {"format", "version", "features", "groups", "arrays"}
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,13 @@ class Group:
 
     features: tuple[str, ...]
     config: MethodConfig
+
+    def __post_init__(self) -> None:
+        if not self.features:
+            raise ValueError(
+                f"a group with config {self.config.to_dict()} names no feature; name one or leave "
+                f"the group out"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +63,8 @@ class Plan:
         ):
             if names:
                 raise ValueError(f"the plan {what}: {', '.join(names)}")
+        for name, array in self.arrays.items():
+            check_array(name, array)
 
     @property
     def digest(self) -> str:
@@ -110,19 +120,23 @@ class Plan:
                 f"this is not a plan that can be read here: format and version are {found}, "
                 f"expected {(FORMAT, VERSION)}"
             )
-        for name, checksum in value.get("arrays", {}).items():
+        if value.keys() != _KEYS:
+            raise ValueError(
+                f"the plan lacks the keys {sorted(_KEYS - value.keys())} and has the unknown keys "
+                f"{sorted(value.keys() - _KEYS)}; the keys of a plan are {sorted(_KEYS)}"
+            )
+        for name, checksum in value["arrays"].items():
             if name not in arrays:
                 raise ValueError(f"array {name!r} of the plan is missing")
+            check_array(name, arrays[name])
             if _checksum(arrays[name]) != checksum:
                 raise ValueError(f"array {name!r} of the plan was changed: its checksum differs")
         try:
             features = tuple(Feature.model_validate(f) for f in value["features"])
         except ValidationError as error:
             raise ValueError(f"plan: feature {first_error(error)}") from None
-        groups = tuple(
-            Group(tuple(g["features"]), config_from_dict(g["config"])) for g in value["groups"]
-        )
-        return Plan(features, groups, {name: arrays[name] for name in value.get("arrays", {})})
+        groups = tuple(_group(g) for g in value["groups"])
+        return Plan(features, groups, {name: arrays[name] for name in value["arrays"]})
 
     def save(self, path: str | Path) -> None:
         """Write ``path`` (JSON) and, if there are arrays, ``<path>.safetensors`` beside it."""
@@ -163,18 +177,18 @@ def select(
 ) -> Plan:
     """A plan by rules: exact name first, then regular expressions in order, then ``_default``.
 
-    Features with at most ``min_num_ids`` ids get ``small``, unless named exactly.
+    Features with at most ``min_num_ids`` ids get ``small`` (None is a full table), unless named
+    exactly.
     Raises ``ValueError`` for a rule that matches nothing and a feature that no rule matches.
     """
     used: set[str] = set()
     groups = []
     for feature in features:
-        name = _matching_rule(feature, rules, min_num_ids if small is not None else 0)
-        if name is None:
-            if small is None or (feature.num_ids or min_num_ids + 1) > min_num_ids:
-                raise ValueError(f"no rule matches feature {feature.name!r}; add '_default'")
-            groups.append(Group((feature.name,), small))
+        is_small = feature.num_ids is not None and feature.num_ids <= min_num_ids
+        if is_small and feature.name not in rules:
+            groups.append(Group((feature.name,), small or FullConfig()))
             continue
+        name = _matching_rule(feature, rules)
         used.add(name)
         groups.append(Group((feature.name,), rules[name]))
     idle = [name for name in rules if name not in used and name != "_default"]
@@ -183,17 +197,22 @@ def select(
     return Plan(features, tuple(groups))
 
 
-def _matching_rule(
-    feature: Feature, rules: Mapping[str, MethodConfig], min_num_ids: int
-) -> str | None:
+def _matching_rule(feature: Feature, rules: Mapping[str, MethodConfig]) -> str:
     if feature.name in rules:
         return feature.name
-    if feature.num_ids is not None and feature.num_ids <= min_num_ids:
-        return None
     for pattern in rules:
         if pattern != "_default" and re.fullmatch(pattern, feature.name):
             return pattern
-    return "_default" if "_default" in rules else None
+    if "_default" not in rules:
+        raise ValueError(f"no rule matches feature {feature.name!r}; add '_default'")
+    return "_default"
+
+
+def _group(value: Any) -> Group:
+    """One entry of a plan's ``groups``."""
+    if not isinstance(value, dict) or value.keys() != {"features", "config"}:
+        raise ValueError(f"plan: a group needs the keys 'config' and 'features' alone, got {value}")
+    return Group(tuple(value["features"]), config_from_dict(value["config"]))
 
 
 def _arrays_path(path: Path) -> Path:
@@ -201,5 +220,4 @@ def _arrays_path(path: Path) -> Path:
 
 
 def _checksum(array: Tensor) -> str:
-    data = array.contiguous().to(torch.int64).numpy().tobytes()
-    return hashlib.sha256(data).hexdigest()
+    return hashlib.sha256(array.numpy().tobytes()).hexdigest()

@@ -17,7 +17,13 @@ from pydantic import Field
 from torch import Tensor
 
 from compactrec.embeddings.config import MethodConfig
-from compactrec.embeddings.contract import Arrays, Lowered, require_vocabulary, table_name
+from compactrec.embeddings.contract import (
+    Arrays,
+    Lowered,
+    require_array,
+    require_vocabulary,
+    table_name,
+)
 from compactrec.embeddings.feature import Feature
 from compactrec.embeddings.init import Init, dlrm_init
 from compactrec.embeddings.packing import Block, packed
@@ -28,7 +34,7 @@ from compactrec.embeddings.registry import (
     SizingTask,
     register_method,
 )
-from compactrec.embeddings.rewrites import IdMap, KeepFrequent, LookUp
+from compactrec.embeddings.rewrites import IdMap, LookUp
 from compactrec.embeddings.sizing import largest
 
 __all__ = ["RareConfig", "lower_rare"]
@@ -48,6 +54,22 @@ class RareConfig(MethodConfig):
     """Name of the plan's array id -> row; None where ids are numbered by frequency."""
     init: Init | None = None
     """Initial weights; None is U(+-sqrt(1/num_rows))."""
+
+
+@dataclass(frozen=True)
+class KeepFrequent(IdMap):
+    """``x`` where ``x < num_rows``, else row 0 (ids are numbered by frequency from 1)."""
+
+    num_rows: int
+    kind: ClassVar[str] = "keep"
+
+    @property
+    def params(self) -> tuple[int, ...]:
+        return (self.num_rows,)
+
+    @staticmethod
+    def apply(ids: Tensor, params: tuple[Tensor, ...], array: Tensor | None) -> Tensor:
+        return torch.where(ids < params[0], ids, 0)
 
 
 @dataclass(frozen=True)
@@ -76,9 +98,9 @@ def lower_rare(config: RareConfig, features: tuple[Feature, ...], arrays: Arrays
         )
     id_map: IdMap = (KeepFrequent if config.shared == "first" else Clip)(config.num_rows)
     if config.remap is not None:
-        if config.remap not in arrays or arrays[config.remap].numel() != num_ids:
-            raise ValueError(f"rare: the plan has no array {config.remap!r} of {num_ids} entries")
-        id_map = LookUp(arrays[config.remap])
+        id_map = LookUp(
+            require_array(config.method, arrays, config.remap, features[0], config.num_rows)
+        )
     init = config.init or dlrm_init(config.num_rows)
     block = Block(table_name(features, "id"), config.num_rows, features[0].dim, init)
     return packed(features, "id", [block], maps=lambda _: id_map)

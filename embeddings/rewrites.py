@@ -22,7 +22,6 @@ __all__ = [
     "Digit",
     "IdMap",
     "Identity",
-    "KeepFrequent",
     "LookUp",
     "Positions",
     "SaltedHash",
@@ -97,22 +96,6 @@ class SaltedHash(IdMap):
     @staticmethod
     def apply(ids: Tensor, params: tuple[Tensor, ...], array: Tensor | None) -> Tensor:
         return salted_hash(ids, params[0], params[1])
-
-
-@dataclass(frozen=True)
-class KeepFrequent(IdMap):
-    """``x`` where ``x < num_rows``, else row 0 (ids are numbered by descending frequency)."""
-
-    num_rows: int
-    kind: ClassVar[str] = "keep"
-
-    @property
-    def params(self) -> tuple[int, ...]:
-        return (self.num_rows,)
-
-    @staticmethod
-    def apply(ids: Tensor, params: tuple[Tensor, ...], array: Tensor | None) -> Tensor:
-        return torch.where(ids < params[0], ids, 0)
 
 
 @dataclass(frozen=True)

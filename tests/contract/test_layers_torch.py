@@ -117,6 +117,20 @@ def test_bag_arguments_are_checked() -> None:
         CompressedEmbedding(NUM_IDS, 8, padding_idx=23)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bool, torch.uint8])
+def test_only_integers_are_ids_and_offsets(dtype: torch.dtype) -> None:
+    ids, offsets = torch.tensor([0, 1]), torch.tensor([0, 1])
+    message = f"must be int32 or int64, got {dtype}; convert them with"
+    bag = CompressedEmbeddingBag(NUM_IDS, 8)
+    with pytest.raises(ValueError, match=f"^ids {message}"):
+        CompressedEmbedding(NUM_IDS, 8)(ids.to(dtype))
+    with pytest.raises(ValueError, match=f"^ids {message}"):
+        bag(ids.to(dtype), offsets)
+    with pytest.raises(ValueError, match=f"^offsets {message}"):
+        bag(ids, offsets.to(dtype))
+    assert bag(ids.int(), offsets.int()).shape == (2, 8)
+
+
 @pytest.mark.parametrize("mode", ["mean", "max"])
 def test_weights_are_for_sums_as_in_torch(mode: str) -> None:
     ids, weights = torch.tensor([[1, 2, 3]]), torch.ones(1, 3)

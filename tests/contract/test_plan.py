@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from compactrec.embeddings import CompressedEmbeddingBagCollection, Plan, method_names
+from compactrec.embeddings import (
+    CompressedEmbeddingBagCollection,
+    Feature,
+    FullConfig,
+    Group,
+    Plan,
+    method_names,
+)
 from compactrec.embeddings.registry import config_from_dict, get_method
 from tests.cases import CASES, METHODS
 from tests.contract.support import build, make_batch
@@ -115,6 +122,19 @@ def test_damaged_plans_are_refused(case: Case, tmp_path: Path) -> None:
     extra = {"features": ["nobody"], "config": value["groups"][0]["config"]}
     with pytest.raises(ValueError, match="names features that do not exist: nobody"):
         Plan.from_json(value | {"groups": [*value["groups"], extra]}, case.plan.arrays)
+    lacking = {k: v for k, v in value.items() if k != "groups"} | {"group": []}
+    with pytest.raises(
+        ValueError, match=r"lacks the keys \['groups'\] and has the unknown keys \['gr"
+    ):
+        Plan.from_json(lacking, case.plan.arrays)
+    for bad in ({"features": [first]}, value["groups"][0] | {"rows": 3}, [first]):
+        with pytest.raises(
+            ValueError, match="a group needs the keys 'config' and 'features' alone"
+        ):
+            Plan.from_json(value | {"groups": [bad, *groups]}, case.plan.arrays)
+    empty = extra | {"features": []}
+    with pytest.raises(ValueError, match=r"a group with config .* names no feature; name one or l"):
+        Plan.from_json(value | {"groups": [empty, *value["groups"]]}, case.plan.arrays)
     for name in case.plan.arrays:
         arrays = dict(case.plan.arrays)
         with pytest.raises(ValueError, match=f"array '{name}' of the plan is missing"):
@@ -129,3 +149,26 @@ def test_damaged_plans_are_refused(case: Case, tmp_path: Path) -> None:
     broken.write_text("[]")
     with pytest.raises(ValueError, match=r"broken.json is not a plan file: expected a JSON object"):
         Plan.load(broken)
+
+
+@pytest.mark.parametrize(
+    ("array", "given"),
+    [
+        (torch.tensor([0.5, 1.0]), "torch.float32, 1-D, contiguous, on cpu"),
+        (torch.tensor([0, 1], dtype=torch.int32), "torch.int32, 1-D, contiguous, on cpu"),
+        (torch.tensor([True, False]), "torch.bool, 1-D, contiguous, on cpu"),
+        (torch.tensor([[0, 1]]), "torch.int64, 2-D, contiguous, on cpu"),
+        (torch.arange(4)[::2], "torch.int64, 1-D, not contiguous, on cpu"),
+        (torch.arange(2, device="meta"), "torch.int64, 1-D, contiguous, on meta"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_arrays_of_other_kinds_are_refused(array: torch.Tensor, given: str) -> None:
+    features = (Feature(name="a", num_ids=2, dim=4),)
+    groups = (Group(("a",), FullConfig()),)
+    message = f"array 'map' must be int64, 1-D, contiguous and on the CPU, got {given}; convert it"
+    with pytest.raises(ValueError, match=message):
+        Plan(features, groups, {"map": array})
+    good = Plan(features, groups, {"map": torch.tensor([0, 1])})
+    with pytest.raises(ValueError, match=message):
+        Plan.from_json(good.to_json(), {"map": array})

@@ -16,7 +16,6 @@ from compactrec.embeddings import (
 from compactrec.embeddings.collection import CompressedEmbeddingBagCollection
 from compactrec.embeddings.compositional import CompositionalConfig as Config
 from compactrec.embeddings.compositional_sizing import (
-    collision_moduli,
     coprime_moduli,
     least_rows,
     radix_moduli,
@@ -52,7 +51,7 @@ def buckets(config: Config, num_ids: int, ids: torch.Tensor) -> list[tuple[int, 
 @pytest.mark.parametrize("family", ["quotient_remainder", "mixed_radix", "chinese_remainder"])
 def test_every_id_has_a_tuple_of_its_own(family: str, num_ids: int) -> None:
     moduli = {
-        "quotient_remainder": collision_moduli(num_ids, 3),
+        "quotient_remainder": row_moduli(num_ids, num_ids // 3, 2, family, "remainder"),  # type: ignore[arg-type]
         "mixed_radix": radix_moduli(num_ids, least_rows(num_ids, 3), 3),
         "chinese_remainder": coprime_moduli(num_ids, least_rows(num_ids, 3), 3),
     }[family]
@@ -92,8 +91,8 @@ def test_digits_are_golden() -> None:
 
 
 def test_neighbours_share_a_row_of_the_quotient_table_only() -> None:
-    spread = collision_moduli(1000, 4)
-    near = collision_moduli(1000, 4, big_table="quotient")
+    spread = row_moduli(1000, 250, 2, "quotient_remainder", "remainder")
+    near = row_moduli(1000, 250, 2, "quotient_remainder", "quotient")
     assert (spread, near) == ((250, 4), (4, 250))
     ids = torch.tensor([8, 9, 258])
     assert spread is not None
@@ -157,6 +156,18 @@ def test_product_pools_after_combining() -> None:
     out = bag(torch.tensor([[1, 6]]), None, torch.tensor([[0.5, 2.0]]))
     # id 1: 3 * 11, id 6 = (2, 1): 5 * 13; the weight enters once
     assert out.tolist() == [[0.5 * 3 * 11 + 2.0 * 5 * 13] * 4]
+
+
+@pytest.mark.parametrize("moduli", [(9, 1), (12, 1), (1, 9), (1, 12)])
+@pytest.mark.parametrize("family", ["quotient_remainder", "mixed_radix", "chinese_remainder"])
+def test_one_shared_row_scales_or_shifts_a_full_table(family: str, moduli: tuple[int, int]) -> None:
+    """A modulus of 1 shares one row among all ids; the other tells them all apart."""
+    for operation in ("product", "sum"):
+        config = Config(moduli=moduli, family=family, operation=operation)  # type: ignore[arg-type]
+        layer = CompressedEmbedding(9, 4, config)
+        shared, full = sorted((p.detach() for p in layer.parameters()), key=len)
+        expected = full[:9] * shared if operation == "product" else full[:9] + shared
+        torch.testing.assert_close(layer.materialize(), expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("operation", ["product", "sum", "concat"])
@@ -256,7 +267,9 @@ def test_partitions_are_checked() -> None:
     assert CompressedEmbedding(3, 8, config, arrays=good).materialize().shape == (3, 8)
     with pytest.raises(ValueError, match="not complementary: 3 ids have only 2 different tuples"):
         CompressedEmbedding(3, 8, config, arrays=good | {"b": torch.tensor([1, 1, 0])})
-    with pytest.raises(ValueError, match=r"partition 'b' has buckets outside 0 \.\. 1"):
+    with pytest.raises(
+        ValueError, match=r"array 'b' of feature 'ids' has rows 0 .. 2, allowed are 0 .. 1"
+    ):
         CompressedEmbedding(3, 8, config, arrays=good | {"b": torch.tensor([0, 2, 0])})
 
 
@@ -264,13 +277,11 @@ def test_bad_options_are_refused() -> None:
     features = (Feature(name="a", num_ids=1000, dim=8),)
     with pytest.raises(ValueError, match="quotient_remainder has two factors; use mixed_radix for"):
         make_plan("compositional", features, 10**4, options={"num_factors": 3})
-    with pytest.raises(ValueError, match="num_collisions must be at least 1, got 0"):
-        collision_moduli(10, 0)
 
 
 def test_least_rows_agrees_with_the_reference_rows() -> None:
     n = 10_131_227
     for collisions, rows in ((4, 2_532_811), (60, 168_914), (3183, 6_366)):
-        moduli = collision_moduli(n, collisions)
+        moduli = row_moduli(n, -(-n // collisions), 2, "quotient_remainder", "remainder")
         assert moduli is not None
         assert sum(moduli) == rows == sum(compositional.quotient_remainder_rows(n, collisions))

@@ -67,6 +67,8 @@ def test_select_keeps_small_features_apart() -> None:
     assert _chosen(plan) == {"C1": A, "C2": A, "user": C}
     plan = select(FEATURES, {"C1": B, "_default": C}, min_num_ids=500, small=A)
     assert _chosen(plan) == {"C1": B, "C2": A, "user": C}
+    plan = select(FEATURES, {"C1": B, "_default": C}, min_num_ids=500)
+    assert _chosen(plan) == {"C1": B, "C2": FullConfig(), "user": C}
     open_one = (Feature(name="any", dim=4),)
     assert _chosen(select(open_one, {"_default": C}, min_num_ids=500, small=A)) == {"any": C}
 

@@ -147,7 +147,13 @@ def test_refusals() -> None:
     features = (Feature(name="a", num_ids=6, dim=4),)
     with pytest.raises(ValueError, match="rare: num_rows must be at most num_ids = 6 for feature"):
         CompressedEmbeddingBagCollection(Plan(features, (Group(("a",), RareConfig(num_rows=7)),)))
-    with pytest.raises(ValueError, match="rare: the plan has no array 'map' of 6 entries"):
+    with pytest.raises(ValueError, match="rare: the plan has no array 'map' of 6 entries for feat"):
         CompressedEmbeddingBagCollection(
             Plan(features, (Group(("a",), RareConfig(num_rows=2, remap="map")),))
         )
+    for rows, found in (([0, 1, 2, 0, 0, 1], "0 .. 2"), ([0, 1, 0, 0, 0, -1], "-1 .. 1")):
+        arrays = {"map": torch.tensor(rows)}
+        with pytest.raises(ValueError, match=f"'a' has rows {found}, allowed are 0 .. 1"):
+            CompressedEmbeddingBagCollection(
+                Plan(features, (Group(("a",), RareConfig(num_rows=2, remap="map")),), arrays)
+            )

@@ -8,12 +8,13 @@ import torch
 
 pytest.importorskip("compactrec.embeddings.unified")
 
-from compactrec.embeddings import Feature, Group, Plan, hash_strings, make_plan, size
+from compactrec.embeddings import Feature, Group, Plan, full_plan, hash_strings, make_plan, size
 from compactrec.embeddings.collection import CompressedEmbeddingBagCollection
 from compactrec.embeddings.layers import CompressedEmbedding
 from compactrec.embeddings.registry import config_from_dict
 from compactrec.embeddings.unified import UnifiedConfig
 from tests.contract.support import build, make_batch
+from tests.reference import hashing
 
 
 def plan_of(names: str, config: UnifiedConfig, dim: int = 4) -> Plan:
@@ -145,6 +146,35 @@ def test_gradients_of_colliding_ids_add_up() -> None:
     layer = CompressedEmbedding(None, 4, UnifiedConfig(num_rows=1, dim=4))
     layer(torch.tensor([3, 2**60])).sum().backward()
     assert next(layer.parameters()).grad.tolist() == [[2.0] * 4]  # type: ignore[union-attr]
+
+
+def test_a_map_without_collisions_trains_as_full_tables_do() -> None:
+    """As many rows as ids, and a seed under which every id of both features has one of its own."""
+    features = tuple(Feature(name=name, num_ids=3, dim=4) for name in "ab")
+
+    def rows(seed: int) -> list[int]:
+        salts = [hashing.name_seed(f"{name}__c0", seed) for name in "ab"]
+        return [hashing.hash_id(x, salt, 6) for salt in salts for x in range(3)]
+
+    seed = next(s for s in range(10_000) if len(set(rows(s))) == 6)
+    config = UnifiedConfig(num_rows=6, dim=4, seed=seed)
+    unified = build(Plan(features, (Group(("a", "b"), config),)))
+    full = build(full_plan(features))
+    (shared,) = unified.parameters()
+    with torch.no_grad():
+        own = shared[rows(seed)].split(3)
+        for weight, start in zip(full.parameters(), own, strict=True):
+            weight.copy_(start)
+    optimizers = [torch.optim.Adagrad(m.parameters(), lr=0.1) for m in (unified, full)]
+    before = shared.detach().clone()
+    for step in range(5):
+        batch = make_batch(unified.plan, "multi", seed=step).kjt()
+        for module, optimizer in zip((unified, full), optimizers, strict=True):
+            optimizer.zero_grad()
+            (module(batch).values() - 1).square().sum().backward()
+            optimizer.step()
+    assert float((shared.detach() - before).abs().min()) > 0
+    torch.testing.assert_close(shared[rows(seed)], torch.cat(list(full.parameters())))
 
 
 def test_strings_need_no_vocabulary() -> None:

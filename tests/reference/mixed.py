@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 __all__ = [
+    "KAGGLE_WIDTHS",
     "embed",
     "equipartition",
     "mixed_dims",
@@ -27,6 +28,18 @@ __all__ = [
     "reference_mixed_dims",
     "round_width",
 ]
+
+
+_LISTS = {
+    (16, 0.3): "3,3,1,1,4,9,1,3,16,1,2,1,2,8,1,1,11,2,2,15,1,9,10,1,6,1",
+    (16, 0.2): "5,6,1,1,6,11,3,5,16,2,4,1,4,10,3,1,13,4,4,15,1,11,12,2,8,2",
+    (64, 0.2): "19,22,3,4,25,42,12,22,64,8,14,3,16,41,12,4,50,14,17,60,3,45,46,6,31,7",
+    (64, 0.3): "10,13,1,1,16,34,5,13,64,3,7,1,8,33,5,1,45,7,9,59,1,37,39,2,22,3",
+    (400, 0.2): "116,139,20,27,159,264,76,137,400,51,88,21,99,258,73,22,314,89,107,378,21,280,"
+    "290,40,196,46",
+}
+KAGGLE_WIDTHS = {at: [int(d) for d in widths.split(",")] for at, widths in _LISTS.items()}
+"""Widths of the Kaggle tables by (D, alpha), from a run of the published code."""
 
 
 def embed(index: int, tables: Sequence[Any], projections: Sequence[Any | None]) -> Any:

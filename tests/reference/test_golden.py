@@ -122,18 +122,6 @@ def test_unified_by_hand() -> None:
     assert unified.param_count(160_605, 39) == 6_263_595
 
 
-@pytest.mark.parametrize(
-    ("vocabulary", "dim", "fractions"),
-    [
-        (160_605, 39, {1.0: 160_605, 0.5: 80_302, 0.1: 16_060}),
-        (252_838, 32, {1.0: 252_838, 0.1: 25_284, 0.01: 2_528}),
-        (13_177, 30, {1.0: 13_177, 0.5: 6_588, 0.1: 1_318}),
-    ],
-)
-def test_unified_budgets(vocabulary: int, dim: int, fractions: dict[float, int]) -> None:
-    assert {f: round(f * vocabulary) for f in fractions} == fractions
-
-
 def test_uniform_by_hand() -> None:
     table, projection = np.array([[1.0], [2.0]]), np.array([[3.0, -4.0]])
     assert uniform.embed(1, table, projection).tolist() == [6.0, -8.0]

@@ -1,0 +1,49 @@
+"""torchrec's symbolic tracer: a collection is a leaf, or is traced down to its three parts."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchrec.fx import symbolic_trace
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from compactrec.embeddings import CompressedEmbeddingBagCollection
+from tests.cases import CASES
+from tests.contract.support import build, make_batch
+from tests.methods.base import Case
+
+PARTS = ["KjtRewrite", "EmbeddingBagCollection", "LogicalCombine"]
+each_case = pytest.mark.parametrize("case", CASES, ids=str)
+
+
+class Model(nn.Module):
+    """A collection and a layer on top, as in a pipelined model."""
+
+    def __init__(self, embeddings: CompressedEmbeddingBagCollection) -> None:
+        super().__init__()
+        self.embeddings = embeddings
+        self.top = nn.Linear(sum(c.embedding_dim for c in embeddings.embedding_bag_configs()), 2)
+
+    def forward(self, batch: KeyedJaggedTensor) -> Tensor:
+        return self.top(self.embeddings(batch).values()).relu()
+
+
+@pytest.mark.parametrize("leaves", [PARTS, ["CompressedEmbeddingBagCollection"]], ids=len)
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+@each_case
+def test_traced_models_keep_the_numbers(case: Case, weighted: bool, leaves: list[str]) -> None:
+    model = Model(build(case.plan, is_weighted=weighted))
+    traced = symbolic_trace(model, leaf_modules=leaves)
+    called = {n.target for n in traced.graph.nodes if n.op == "call_module"}
+    whole = {f"embeddings.{name}" for name, _ in model.embeddings.named_children()}
+    assert called == {"top"} | (whole if leaves is PARTS else {"embeddings"})
+    for bags, size in (("multi", 7), ("single", 4), ("empty", 1)):
+        batch = make_batch(case.plan, bags, weighted=weighted, size=size).kjt()  # type: ignore[arg-type]
+        torch.testing.assert_close(traced(batch), model(batch), rtol=0, atol=0)
+
+
+def test_the_parts_cannot_be_traced() -> None:
+    """The rewrite reads lengths and refuses bad ids: Python that a symbolic trace does not see."""
+    with pytest.raises(ValueError, match="the collection was built with is_weighted=False"):
+        symbolic_trace(Model(build(CASES[0].plan)), leaf_modules=PARTS[1:])
+    with pytest.raises(torch.fx.proxy.TraceError, match="Proxy object cannot be iterated"):
+        symbolic_trace(Model(build(CASES[0].plan)), leaf_modules=PARTS[:2])
