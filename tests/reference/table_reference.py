@@ -101,10 +101,13 @@ def _counts(ids: list[list[int]], splits: list[str], size: int | None) -> list[i
 
 def _hash(t: int | str, column: Column) -> int:
     if isinstance(t, str):
-        key = int.from_bytes(hashlib.blake2b(t.encode(), digest_size=8).digest(), "little")
+        key = _word(t) >> 1
     else:
         key = t & MASK
     if column.num_ids is None:
-        return mix(key) >> 1
-    salt = int.from_bytes(hashlib.blake2b(column.name.encode(), digest_size=8).digest(), "little")
-    return (mix(key ^ mix(salt)) >> 1) % column.num_ids
+        return key if isinstance(t, str) else mix(key) >> 1
+    return (mix(key ^ mix(_word(f"0:{column.name}"))) >> 1) % column.num_ids
+
+
+def _word(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
