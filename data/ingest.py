@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -134,7 +135,7 @@ class Ingest:
         with path.open("a", encoding="utf-8") as file:
             if new:
                 file.write("file\tline\treason\ttext\n")
-            file.writelines(f"{r.file}\t{r.line}\t{r.reason}\t{r.text}\n" for r in found)
+            file.writelines(f"{_cells(row)}\n" for row in found)
         self.num_bad += len(found)
 
     def _store(self, chunk: Chunk, group: int) -> StoredChunk:
@@ -167,6 +168,16 @@ def read_tokens(spool: Spool, where: tuple[Segment, Segment]) -> pa.Array:
     return pa.LargeStringArray.from_buffers(
         len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(data)
     )
+
+
+def _cells(row: BadRow) -> str:
+    """One line of rejected.tsv; the raw row, and where needed the others, as JSON strings."""
+    file, reason = (_escaped(text) for text in (row.file, row.reason))
+    return f"{file}\t{row.line}\t{reason}\t{json.dumps(row.text, ensure_ascii=False)}"
+
+
+def _escaped(text: str) -> str:
+    return text if text.isprintable() else json.dumps(text)
 
 
 def _labels(labels: LabelFile | None, block: Block, rows: Rows) -> pl.Series | None:

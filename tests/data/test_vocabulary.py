@@ -199,6 +199,25 @@ def test_unseen_policy(tmp_path: Path) -> None:
     assert not (tmp_path / "b/out").exists()
 
 
+def test_settings_that_no_column_uses_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("".join(",".join(row) + "\n" for row in rows(70)))
+    for column, options, words in (
+        ({"min_count": 3}, {}, "'word': min_count is for mode 'min_count', and its mode is 'full'"),
+        ({"min_count": 3}, {"mode": "hashed"}, "min_count is for mode .* its mode is 'hashed'"),
+        ({"num_ids": 3}, {"mode": "min_count"}, "num_ids is for mode 'hashed', .* 'min_count'"),
+        ({}, {"min_count": 5}, "min_count is for columns of mode 'min_count', got 5"),
+        ({}, {"mode": "hashed", "unseen": "error"}, "unseen='error' needs .* every column is hash"),
+    ):
+        schema = SCHEMA.model_copy(update={"sparse": (Sparse(name="word", **column),)})
+        with pytest.raises(ValueError, match=words):
+            prepare([path], schema, tmp_path / "out", PrepareOptions.model_validate(options))
+    own = Sparse(name="word", mode="min_count")
+    schema = SCHEMA.model_copy(update={"sparse": (own, Sparse(name="number", type="int"))})
+    manifest = prepare([path], schema, tmp_path / "out", PrepareOptions(min_count=5))
+    assert [f.min_count for f in manifest.sparse] == [5, 1]
+
+
 def test_wide_vocabularies_have_int64_ids(tmp_path: Path) -> None:
     run(tmp_path, rows(40), mode="hashed", num_ids=2**31 + 5)
     assert str(pq.read_schema(tmp_path / "out/train/00000.parquet").field("word").type) == "int64"
