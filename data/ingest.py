@@ -19,7 +19,7 @@ from compactrec.data.protocol import Protocol
 from compactrec.data.schema import TableSchema
 from compactrec.data.source import Block, SourceFile, ahead
 from compactrec.data.spool import Segment, Spool, narrow
-from compactrec.data.tables import LabelFile, SideTable
+from compactrec.data.tables import LabelFile, SideTable, main_fields
 
 __all__ = ["REJECTED", "Ingest", "StoredChunk", "StoredColumn", "read_tokens"]
 
@@ -82,7 +82,7 @@ class Ingest:
         done = 0
         for group, files in enumerate(groups):
             for source in files:
-                for block, rows in ahead(self._parsed(source)):
+                for block, rows in ahead(self._parsed(source, sides)):
                     self._block(block, rows, group, labels, sides)
                     progress(done + source.bytes_read)
                 done += source.num_bytes
@@ -96,8 +96,10 @@ class Ingest:
             if side.unmatched:
                 self.unmatched[side.join.on] = side.unmatched
 
-    def _parsed(self, source: SourceFile) -> Iterator[tuple[Block, Rows]]:
-        fields, wanted = source.fields(), self.schema.main_fields()
+    def _parsed(
+        self, source: SourceFile, sides: Sequence[SideTable]
+    ) -> Iterator[tuple[Block, Rows]]:
+        fields, wanted = source.fields(), main_fields(self.schema, source, sides)
         for block in source.blocks():
             yield block, parse_block(block, source.layout, fields, wanted)
 

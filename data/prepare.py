@@ -28,7 +28,7 @@ from compactrec.data.spool import Spool
 try:
     from compactrec.data.encode import Encoder
     from compactrec.data.ingest import Ingest
-    from compactrec.data.tables import LabelFile, SideTable
+    from compactrec.data.tables import LabelFile, SideTable, beside
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         f"preparing data needs polars and pyarrow, and {error.name!r} is not installed: 'pip "
@@ -133,9 +133,10 @@ def _build(
     protocol: Protocol, folder: Path, spool: Spool, progress: Progress | None,
 ) -> Manifest:  # fmt: skip
     report = progress or (lambda stage, done, total: None)
-    beside = sources[0][0].path.parent
-    labels = LabelFile(beside / table.label.file, table.label) if table.label.file else None
-    sides = [SideTable(beside / join.file, join) for join in table.join]
+    main, used = sources[0][0].path, table.used_fields()
+    file = table.label.file
+    labels = LabelFile(beside(main, file, table), table.label) if file else None
+    sides = [SideTable(beside(main, join.file, table), join, used) for join in table.join]
     total = sum(source.num_bytes for group in sources for source in group)
     modes = _modes(table, options)
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
