@@ -62,8 +62,8 @@ class PrepareOptions(BaseModel):
     max_ind_range: int | None = Field(default=None, ge=1)
     """Protocol dlrm-kaggle: take tokens modulo this first."""
     unseen: Literal["oov", "error"] = "oov"
-    """Tokens of validation or test that training never has: the OOV id, or stop. Hashed columns have
-    no vocabulary that could lack a token, so nothing is unseen there."""
+    """Tokens of validation or test that training never has: the OOV id, or stop. Hashed columns
+    have no vocabulary that could lack a token: nothing is unseen there."""
     on_bad_row: Literal["error", "skip"] = "error"
     """A malformed row: stop, or count it and set it aside in rejected.tsv."""
     overwrite: bool = False

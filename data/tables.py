@@ -116,7 +116,7 @@ def beside(source: Path, file: str, schema: TableSchema) -> Path:
     path = source.parent / file
     if not path.is_file():
         raise ValueError(
-            f"no file {path}: schema {schema.name!r} needs {file!r} in the folder of {source.name}; "
-            f"put it there, a link will do"
+            f"no file {path}: schema {schema.name!r} needs {file!r} in the folder of "
+            f"{source.name}; put it there, a link will do"
         )
     return path

@@ -100,10 +100,7 @@ def _counts(ids: list[list[int]], splits: list[str], size: int | None) -> list[i
 
 
 def _hash(t: int | str, column: Column) -> int:
-    if isinstance(t, str):
-        key = _word(t) >> 1
-    else:
-        key = t & MASK
+    key = _word(t) >> 1 if isinstance(t, str) else t & MASK
     if column.num_ids is None:
         return key if isinstance(t, str) else mix(key) >> 1
     return (mix(key ^ mix(_word(f"0:{column.name}"))) >> 1) % column.num_ids
