@@ -1,7 +1,7 @@
 """`prepare` in rows per second and peak memory, beside what one would write with other libraries.
 
     python benchmarks/bench_prepare.py --rows 1400000 --rounds 3 --large 10000000 \\
-        --out benchmarks/results/prepare.json
+        --distinct 20000000 --out benchmarks/results/prepare.json
 
 The input is generated: 13 numbers and 26 columns of eight hexadecimal digits with the sizes of the
 Kaggle set, ids Zipf-distributed over them, fields missing as often as there. Every contender turns
@@ -15,6 +15,8 @@ the clock and by processor time (on a busy machine the second is the steadier on
 * ``duckdb``: SQL with a memory limit and a scratch file: a table, group-by per column, 26 joins.
 
 ``large`` is one run of ``compactrec`` on a larger file: its peak memory should hardly grow.
+``distinct`` is a file of a label and one column in which no token comes twice, prepared as integers
+and as strings: memory should not grow with the distinct tokens either.
 """
 
 import argparse
@@ -26,12 +28,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pc
 
 from compactrec.benchmarks.environment import describe_environment, peak_rss_bytes
+from compactrec.data.hashing import mix
 
 __all__ = ["main", "write_criteo_like"]
 
@@ -65,6 +69,17 @@ def write_criteo_like(path: Path, num_rows: int, seed: int = 0) -> None:
             pc.write_csv(pa.table(columns, names=NAMES), file, options)
 
 
+def write_distinct(path: Path, num_rows: int) -> None:
+    """A label and a token per line, no token twice."""
+    options = pc.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")
+    with path.open("wb") as file:
+        for start in range(0, num_rows, PIECE):
+            rows = np.arange(start, min(start + PIECE, num_rows), dtype=np.uint64)
+            columns = [pa.array((rows % np.uint64(4) == 0).astype(np.int8))]
+            columns.append(pa.array(mix(rows).view(np.int64)))
+            pc.write_csv(pa.table(columns, names=["label", "token"]), file, options)
+
+
 def _tokens(rng: np.random.Generator, column: int, size: int, rows: int) -> pa.Array:
     """Hexadecimal tokens; rank r of `size` with a frequency of about 1/r."""
     rank = np.minimum(float(size + 1) ** rng.random(rows), size).astype(np.uint64)
@@ -90,6 +105,27 @@ def run_compactrec(source: Path, out: Path, num_rows: int) -> None:
 
     manifest = prepare([source], "criteo", out / "data")
     assert sum(split.num_rows for split in manifest.splits.values()) == num_rows
+
+
+def run_integers(source: Path, out: Path, num_rows: int) -> None:
+    """One column of distinct integers."""
+    _run_distinct(source, out, num_rows, "int")
+
+
+def run_strings(source: Path, out: Path, num_rows: int) -> None:
+    """The same, kept as text."""
+    _run_distinct(source, out, num_rows, "string")
+
+
+def _run_distinct(source: Path, out: Path, num_rows: int, kind: Literal["int", "string"]) -> None:
+    from compactrec.data.prepare import prepare
+    from compactrec.data.schema import Label, Layout, Sparse, TableSchema
+
+    layout = Layout(delimiter="\t", header=False, fields=("label", "token"))
+    column = Sparse(name="token", type=kind)
+    schema = TableSchema(name="distinct", layout=layout, label=Label(), sparse=(column,))
+    manifest = prepare([source], schema, out / "data")
+    assert manifest.feature("token").num_tokens == num_rows
 
 
 def run_pandas(source: Path, out: Path, num_rows: int) -> None:
@@ -181,6 +217,8 @@ CONTENDERS: dict[str, Callable[[Path, Path, int], None]] = {
     "duckdb": run_duckdb,
 }
 
+DISTINCT = {"integers": run_integers, "strings": run_strings}
+
 
 def measure(name: str, source: Path, num_rows: int) -> dict[str, float]:
     """One contender in a process of its own."""
@@ -199,7 +237,7 @@ def measure(name: str, source: Path, num_rows: int) -> dict[str, float]:
 def _one(name: str, source: Path, num_rows: int) -> None:
     with tempfile.TemporaryDirectory(dir=source.parent) as folder:
         started, used = time.perf_counter(), time.process_time()
-        CONTENDERS[name](source, Path(folder), num_rows)
+        (CONTENDERS | DISTINCT)[name](source, Path(folder), num_rows)
         seconds = time.perf_counter() - started
         figures = {
             "seconds": seconds,
@@ -233,16 +271,26 @@ def compare(folder: Path, names: list[str], num_rows: int, rounds: int) -> dict[
     }
 
 
+def distinct(folder: Path, num_tokens: int) -> dict[str, object]:
+    """One column of `num_tokens` tokens, none of them twice, as integers and as strings."""
+    source = folder / "distinct.txt"
+    write_distinct(source, num_tokens)
+    num_bytes = source.stat().st_size
+    rows = {name: measure(name, source, num_tokens) for name in DISTINCT}
+    return {"num_tokens": num_tokens, "num_bytes": num_bytes, "rows": rows}
+
+
 def main() -> None:
     """See the module's text."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] if __doc__ else None)
     parser.add_argument("--rows", type=int, default=1_400_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--large", type=int, default=0, help="rows of the large file; 0 = none")
+    parser.add_argument("--distinct", type=int, default=0, help="distinct tokens; 0 = no such run")
     parser.add_argument("--contenders", default=",".join(CONTENDERS))
     parser.add_argument("--folder", type=Path, help="where the input is generated")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--one", choices=list(CONTENDERS), help=argparse.SUPPRESS)
+    parser.add_argument("--one", choices=[*CONTENDERS, *DISTINCT], help=argparse.SUPPRESS)
     parser.add_argument("--source", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
@@ -259,6 +307,9 @@ def main() -> None:
             figures = measure("compactrec", source, args.large)
             num_bytes = source.stat().st_size
             result["large"] = {"num_rows": args.large, "num_bytes": num_bytes, **figures}
+            source.unlink()
+        if args.distinct:
+            result["distinct"] = distinct(folder, args.distinct)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from compactrec.data.protocol import Protocol
 from compactrec.data.schema import TableSchema
 from compactrec.data.source import Block, SourceFile, ahead
 from compactrec.data.spool import Segment, Spool, narrow
-from compactrec.data.tables import LabelFile, SideTable
+from compactrec.data.tables import LabelFile, SideTable, main_fields
 
 __all__ = ["REJECTED", "Ingest", "StoredChunk", "StoredColumn", "read_tokens"]
 
@@ -81,7 +82,7 @@ class Ingest:
         done = 0
         for group, files in enumerate(groups):
             for source in files:
-                for block, rows in ahead(self._parsed(source)):
+                for block, rows in ahead(self._parsed(source, sides)):
                     self._block(block, rows, group, labels, sides)
                     progress(done + source.bytes_read)
                 done += source.num_bytes
@@ -95,8 +96,10 @@ class Ingest:
             if side.unmatched:
                 self.unmatched[side.join.on] = side.unmatched
 
-    def _parsed(self, source: SourceFile) -> Iterator[tuple[Block, Rows]]:
-        fields, wanted = source.fields(), self.schema.main_fields()
+    def _parsed(
+        self, source: SourceFile, sides: Sequence[SideTable]
+    ) -> Iterator[tuple[Block, Rows]]:
+        fields, wanted = source.fields(), main_fields(self.schema, source, sides)
         for block in source.blocks():
             yield block, parse_block(block, source.layout, fields, wanted)
 
@@ -134,7 +137,7 @@ class Ingest:
         with path.open("a", encoding="utf-8") as file:
             if new:
                 file.write("file\tline\treason\ttext\n")
-            file.writelines(f"{r.file}\t{r.line}\t{r.reason}\t{r.text}\n" for r in found)
+            file.writelines(f"{_cells(row)}\n" for row in found)
         self.num_bad += len(found)
 
     def _store(self, chunk: Chunk, group: int) -> StoredChunk:
@@ -167,6 +170,16 @@ def read_tokens(spool: Spool, where: tuple[Segment, Segment]) -> pa.Array:
     return pa.LargeStringArray.from_buffers(
         len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(data)
     )
+
+
+def _cells(row: BadRow) -> str:
+    """One line of rejected.tsv; the raw row, and where needed the others, as JSON strings."""
+    file, reason = (_escaped(text) for text in (row.file, row.reason))
+    return f"{file}\t{row.line}\t{reason}\t{json.dumps(row.text, ensure_ascii=False)}"
+
+
+def _escaped(text: str) -> str:
+    return text if text.isprintable() else json.dumps(text)
 
 
 def _labels(labels: LabelFile | None, block: Block, rows: Rows) -> pl.Series | None:

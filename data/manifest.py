@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 __all__ = [
     "MANIFEST_NAME",
-    "PROTOCOLS",
     "SPLITS",
     "Counters",
     "Manifest",
@@ -27,14 +25,12 @@ __all__ = [
     "SparseFeature",
     "Split",
     "file_sha256",
-    "require_same_protocol",
 ]
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = "compactrec.data"
 VERSION = 1
 SPLITS = ("train", "validation", "test")
-PROTOCOLS = ("compactrec", "dlrm-kaggle", "bars-criteo-x4-001", "bars-criteo-x4-002", "synthetic")
 
 
 class _Frozen(BaseModel):
@@ -111,7 +107,8 @@ class Counters(_Frozen):
     dropped_rows: int = 0
     """Rows left out because the schema drops their label value."""
     unseen_ids: dict[str, dict[str, int]] = Field(default_factory=dict)
-    """split -> feature -> ids of tokens that never occur in the training split."""
+    """split -> feature -> ids of tokens that never occur in the training split; 0 where the feature
+    is hashed, which tells nothing."""
     truncated_bags: dict[str, int] = Field(default_factory=dict)
     """feature -> bags that were longer than max_bag and were cut."""
     unmatched_keys: dict[str, int] = Field(default_factory=dict)
@@ -254,20 +251,6 @@ class Manifest(_Frozen):
                         f"{path} has changed since it was prepared (its sha256 differs from the "
                         f"manifest's); prepare the data again"
                     )
-
-
-def require_same_protocol(manifests: Sequence[Manifest]) -> str:
-    """The one protocol of all `manifests`; ValueError naming the folders' protocols otherwise.
-
-    Numbers from two protocols (other ids, other splits, other dense inputs) are never comparable.
-    """
-    found = {manifest.name: manifest.protocol for manifest in manifests}
-    if len(set(found.values())) != 1:
-        raise ValueError(
-            f"these data folders follow different protocols: {found}; results of different "
-            f"protocols must not be compared, prepare them all with one"
-        )
-    return next(iter(found.values()))
 
 
 def file_sha256(path: str | Path) -> str:

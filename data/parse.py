@@ -82,6 +82,8 @@ def _read(
             return None
     elif count_byte(text, delimiter) != (len(fields) - 1) * count_byte(text, b"\n"):
         return None  # polars would fill up a short line without a word
+    elif set(wanted) != set(fields) and not _all_lines_fit(text, delimiter, len(fields)):
+        return None  # and pass over a long one where it does not read its end
     # an empty line counts as one field, which is right for a table of one column only
     if len(fields) == 1 and (text.startswith(b"\n") or b"\n\n" in text):
         return None
@@ -100,6 +102,13 @@ def _read(
     if quote and (quote * 2).encode() in text:  # a quoted empty field is an empty field
         frame = frame.with_columns(pl.all().replace("", None))
     return frame
+
+
+def _all_lines_fit(text: bytes, delimiter: bytes, num_fields: int) -> bool:
+    """Whether every line has its fields, in a text that has the right number in all."""
+    letters = np.frombuffer(text, dtype=np.uint8)
+    marks = letters[(letters == ord(delimiter)) | (letters == ord(b"\n"))]
+    return bool((marks[num_fields - 1 :: num_fields] == ord(b"\n")).all())
 
 
 def _num_fields(line: str, delimiter: str, quote: str) -> int:

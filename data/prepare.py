@@ -28,7 +28,7 @@ from compactrec.data.spool import Spool
 try:
     from compactrec.data.encode import Encoder
     from compactrec.data.ingest import Ingest
-    from compactrec.data.tables import LabelFile, SideTable
+    from compactrec.data.tables import LabelFile, SideTable, beside
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         f"preparing data needs polars and pyarrow, and {error.name!r} is not installed: 'pip "
@@ -56,13 +56,14 @@ class PrepareOptions(BaseModel):
     mode: Literal["full", "min_count", "hashed"] = "full"
     """Vocabulary of the columns for which the schema says nothing."""
     min_count: int = Field(default=2, ge=1)
-    """Training occurrences a token needs, in mode `min_count`."""
+    """Training occurrences a token needs, in columns of mode `min_count`."""
     num_ids: int | None = Field(default=None, ge=2)
     """Buckets per feature in mode `hashed`; None = open 63-bit ids."""
     max_ind_range: int | None = Field(default=None, ge=1)
     """Protocol dlrm-kaggle: take tokens modulo this first."""
     unseen: Literal["oov", "error"] = "oov"
-    """Tokens of validation or test that training never has: the OOV id, or stop."""
+    """Tokens of validation or test that training never has: the OOV id, or stop. Hashed columns
+    have no vocabulary that could lack a token: nothing is unseen there."""
     on_bad_row: Literal["error", "skip"] = "error"
     """A malformed row: stop, or count it and set it aside in rejected.tsv."""
     overwrite: bool = False
@@ -111,6 +112,7 @@ def prepare(
     protocol = get_protocol(options.protocol)
     groups = _groups(files)
     table, layouts = _resolve(schema, protocol, groups)
+    _check_modes(table, options, protocol)
     rule = _rule(options, protocol, table, isinstance(files, Mapping))
     sources = [
         [SourceFile(path, layouts[path], options.block_bytes) for path in group] for group in groups
@@ -131,11 +133,12 @@ def _build(
     protocol: Protocol, folder: Path, spool: Spool, progress: Progress | None,
 ) -> Manifest:  # fmt: skip
     report = progress or (lambda stage, done, total: None)
-    beside = sources[0][0].path.parent
-    labels = LabelFile(beside / table.label.file, table.label) if table.label.file else None
-    sides = [SideTable(beside / join.file, join) for join in table.join]
+    main, used = sources[0][0].path, table.used_fields()
+    file = table.label.file
+    labels = LabelFile(beside(main, file, table), table.label) if file else None
+    sides = [SideTable(beside(main, join.file, table), join, used) for join in table.join]
     total = sum(source.num_bytes for group in sources for source in group)
-    modes = {spec.name: spec.mode or options.mode for spec in table.sparse}
+    modes = _modes(table, options)
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         ingest = Ingest(
             table, protocol, spool, pool, folder, options.on_bad_row == "skip",
@@ -229,6 +232,34 @@ def _resolve(
     if table.label.file and len(paths) != 1:
         raise ValueError(f"a schema with label.file takes one data file, got {len(paths)}")
     return table, dict.fromkeys(paths, table.layout)
+
+
+def _modes(table: TableSchema, options: PrepareOptions) -> dict[str, str]:
+    return {spec.name: spec.mode or options.mode for spec in table.sparse}
+
+
+def _check_modes(table: TableSchema, options: PrepareOptions, protocol: Protocol) -> None:
+    """ValueError for a number or a policy that no column would use."""
+    modes = _modes(table, options)
+    for spec in table.sparse:
+        for key, mode in (("min_count", "min_count"), ("num_ids", "hashed")):
+            if getattr(spec, key) is not None and modes[spec.name] != mode:
+                raise ValueError(
+                    f"sparse {spec.name!r}: {key} is for mode {mode!r}, and its mode is "
+                    f"{modes[spec.name]!r}; set mode = {mode!r} for it or leave {key} out"
+                )
+    used = set(modes.values())
+    given = options.min_count != PrepareOptions.model_fields["min_count"].default
+    if given and (protocol.min_count is not None or "min_count" not in used):
+        raise ValueError(
+            f"min_count is for columns of mode 'min_count', got {options.min_count} and no such "
+            f"column; set mode 'min_count' or leave it out"
+        )
+    if options.unseen == "error" and used == {"hashed"}:
+        raise ValueError(
+            "unseen='error' needs a column with a vocabulary: every column is hashed, and a hash "
+            "gives every token an id; leave it out"
+        )
 
 
 def _rule(

@@ -173,14 +173,13 @@ class TableSchema(_Frozen):
             raise ValueError(f"column names may hold letters, digits, _ . -; got {unsafe}")
         return self
 
-    def main_fields(self) -> list[str]:
-        """Fields that the main table must have, each once, in order of use."""
-        side = {f for join in self.join for f in join.layout.fields if f != join.on}
+    def used_fields(self) -> list[str]:
+        """Fields of the main table and the side tables that are read, each once."""
         wanted = [] if self.label.file else [self.label.field]
         wanted += [column.field or column.name for column in self.dense]
         wanted += [column.field or column.name for column in self.sparse]
         wanted += [join.on for join in self.join]
-        return list(dict.fromkeys(field for field in wanted if field not in side))
+        return list(dict.fromkeys(wanted))
 
 
 def expand(name: str) -> list[str]:

@@ -196,7 +196,7 @@ class SourceFile:
 
 
 def count_byte(text: bytes, byte: bytes) -> int:
-    """How often one byte occurs; several times faster than `bytes.count` where it occurs often."""
+    """How often one byte occurs."""
     return int(np.count_nonzero(np.frombuffer(text, dtype=np.uint8) == ord(byte)))
 
 

@@ -34,7 +34,8 @@ class SplitRule(BaseModel):
       two: its larger first half is test, its second half validation.
     * `files`: the caller gives one list of files per split.
 
-    An amount is a fraction in text ("1/7", "0.1"), rounded down to rows, or a whole number of rows.
+    An amount is a fraction below 1 ("1/7", "0.1", 0.1), rounded down to rows, or a whole number of
+    rows (20000). One that is written as a fraction and is whole (1.0, "5.0") is refused.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -97,9 +98,11 @@ def _exact(value: str | int | float) -> Fraction:
 
 def _amount(value: str | int | float, num_rows: int) -> int:
     exact = _exact(value)
-    if exact < 0 or (exact > 1 and exact.denominator != 1):
+    written_whole = not isinstance(value, float) and str(value).strip().lstrip("+-").isdigit()
+    if exact < 0 or (exact >= 1 and not written_whole):
         raise ValueError(
-            f"a split amount is a fraction in [0, 1) or a whole number of rows, got {value!r}"
+            f"a split amount is a fraction in [0, 1) or a whole number of rows, written without a "
+            f"point, got {value!r}"
         )
     return int(exact) if exact.denominator == 1 else int(exact * num_rows)
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from compactrec.data.parse import Rows, parse_block
-from compactrec.data.schema import Join, Label
+from compactrec.data.schema import Join, Label, TableSchema
 from compactrec.data.source import SourceFile
 
-__all__ = ["LabelFile", "SideTable"]
+__all__ = ["LabelFile", "SideTable", "beside", "main_fields"]
 
 
 class LabelFile:
@@ -62,17 +62,19 @@ class LabelFile:
 
 
 class SideTable:
-    """A small table in memory; adds its fields to the rows that have its key."""
+    """A small table in memory; adds those of its fields that are used to the rows with its key."""
 
-    def __init__(self, path: Path, join: Join) -> None:
+    def __init__(self, path: Path, join: Join, used: Collection[str]) -> None:
         self.source = SourceFile(path, join.layout)
         self.join, self.unmatched = join, 0
         fields = self.source.fields()
         if join.on not in fields:
             raise ValueError(f"{path} has no column {join.on!r}; its columns are {list(fields)}")
+        self.fields = [name for name in fields if name in used and name != join.on]
+        wanted = [join.on, *self.fields]
         parts: list[pl.DataFrame] = []
         for block in self.source.blocks():
-            rows = parse_block(block, join.layout, fields, fields)
+            rows = parse_block(block, join.layout, fields, wanted)
             if rows.bad:
                 raise ValueError(str(rows.bad[0]))
             parts.append(rows.frame)
@@ -91,3 +93,30 @@ class SideTable:
         if self.join.unmatched == "error":
             return lost.to_numpy()
         return np.zeros(len(lost), dtype=bool)
+
+
+def main_fields(schema: TableSchema, source: SourceFile, sides: Sequence[SideTable]) -> list[str]:
+    """Fields to read from the main file; ValueError where two files have the same one."""
+    owner = dict.fromkeys(source.fields(), source.path)
+    taken = set()
+    for side in sides:
+        for name in side.fields:
+            if name in owner:
+                raise ValueError(
+                    f"the schema uses field {name!r}, and both {owner[name]} and "
+                    f"{side.source.path} have it: rename it in one of them"
+                )
+            owner[name] = side.source.path
+            taken.add(name)
+    return [name for name in schema.used_fields() if name not in taken]
+
+
+def beside(source: Path, file: str, schema: TableSchema) -> Path:
+    """The path of a second file; ValueError saying where it was looked for."""
+    path = source.parent / file
+    if not path.is_file():
+        raise ValueError(
+            f"no file {path}: schema {schema.name!r} needs {file!r} in the folder of "
+            f"{source.name}; put it there, a link will do"
+        )
+    return path

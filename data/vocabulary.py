@@ -23,7 +23,7 @@ from compactrec.data.counting import (
     scatter,
     slices,
 )
-from compactrec.data.hashing import bucket, open_id, salt_of
+from compactrec.data.hashing import bucket, name_seed, open_id, tokens_as_served
 from compactrec.data.manifest import SparseFeature
 from compactrec.data.ranking import Ranked, TableFile, rank
 from compactrec.data.spool import Spool
@@ -100,7 +100,10 @@ def _number_hashed(
     counts = np.zeros(size if size and counted else 0, dtype=np.int64)
     for chunk in chunks:
         keys = rules.keys(chunk)
-        ids = open_id(keys) if size is None else bucket(keys, salt_of(rules.name), size)
+        if size is None:
+            ids = open_id(keys, text=rules.text)
+        else:
+            ids = bucket(tokens_as_served(keys, text=rules.text), name_seed(rules.name), size)
         store(ids)
         if counted and chunk.split in (None, 0):
             codes, split = chunk.values()

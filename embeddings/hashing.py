@@ -1,16 +1,18 @@
 """The one hash family of the project: 64-bit, seedable, the same on every device and run.
 
 ``mix`` is the finaliser of SplitMix64; ``h(x; s, M) = (mix(x xor mix(s)) >> 1) mod M``. Torch has
-only signed 64-bit integers, so right shifts are masked to make them logical.
+only signed 64-bit integers, so right shifts are masked to make them logical. Texts are hashed by
+``compactrec.data.hashing``, which ``compactrec prepare`` uses too: served ids equal prepared ones.
 """
 
-import hashlib
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-__all__ = ["hash_strings", "mix", "mix_int", "name_salt", "salted_hash"]
+from compactrec.data.hashing import name_seed, open_id, string_keys
+
+__all__ = ["hash_integers", "hash_strings", "mix", "mix_int", "name_salt", "salted_hash"]
 
 _WORD = 2**64
 _ADD, _MUL1, _MUL2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -49,13 +51,14 @@ def name_salt(name: str, *, seed: int = 0) -> int:
 
     It depends on the name and the seed alone, so adding or reordering features moves no row.
     """
-    return _signed(mix_int(_string_word(f"{seed}:{name}")))
+    return _signed(mix_int(name_seed(name, seed=seed)))
 
 
 def hash_strings(tokens: Iterable[str]) -> Tensor:
     """Stable non-negative 63-bit ids of strings, for methods that need no vocabulary."""
-    return torch.tensor([_string_word(token) >> 1 for token in tokens], dtype=torch.int64)
+    return torch.from_numpy(open_id(string_keys(tokens), text=True))
 
 
-def _string_word(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+def hash_integers(tokens: Tensor) -> Tensor:
+    """The same for int64 tokens, negative ones too: ``mix(x) >> 1``."""
+    return (mix(tokens) >> 1) & (2**63 - 1)

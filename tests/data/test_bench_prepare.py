@@ -32,6 +32,13 @@ def test_contenders_agree(tmp_path: Path, name: str) -> None:
             np.testing.assert_allclose(ours[column], theirs[column], rtol=2e-6, err_msg=column)
 
 
+def test_distinct_tokens_in_a_process_of_their_own(tmp_path: Path) -> None:
+    found = bench_prepare.distinct(tmp_path, 3000)
+    assert found["num_tokens"] == 3000
+    assert sorted(found["rows"]) == ["integers", "strings"]  # type: ignore[call-overload]
+    assert all(row["peak_rss_bytes"] > 0 for row in found["rows"].values())  # type: ignore[attr-defined]
+
+
 def test_tokens_are_as_spread_as_they_should_be(tmp_path: Path) -> None:
     source = tmp_path / "rows.txt"
     bench_prepare.write_criteo_like(source, 20_000)

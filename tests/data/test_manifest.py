@@ -16,7 +16,6 @@ from compactrec.data.manifest import (
     SparseFeature,
     Split,
     file_sha256,
-    require_same_protocol,
 )
 
 
@@ -122,12 +121,3 @@ def test_parts_are_checked() -> None:
         SparseFeature(name="a", num_ids=None)
     with pytest.raises(ValueError, match="shards hold 2 rows, num_rows says 3"):
         Split(num_rows=3, shards=(Shard(path="a", num_rows=2, sha256=""),))
-
-
-def test_protocols_are_not_mixed(tmp_path: Path) -> None:
-    one = make(tmp_path / "a")
-    two = make(tmp_path / "b", name="other", protocol="dlrm-kaggle")
-    assert require_same_protocol([one, one]) == "compactrec"
-    words = r"different protocols: \{'small': 'compactrec', 'other': 'dlrm-kaggle'\}"
-    with pytest.raises(ValueError, match=words):
-        require_same_protocol([one, two])

@@ -79,7 +79,7 @@ def run(case: Case, folder: Path) -> Manifest:
             type="string" if kind == "list" else kind,
             separator="|" if kind == "list" else None,
             mode=mode,
-            min_count=min_count,
+            min_count=min_count if mode == "min_count" else None,
             num_ids=num_ids if mode == "hashed" else None,
         )
         for i, (kind, (mode, min_count, num_ids)) in enumerate(

@@ -54,7 +54,7 @@ def test_ranges_and_defaults(tmp_path: Path) -> None:
         ("thing_2", "item_1"),
         ("thing_3", "item_2"),
     ]
-    assert schema.main_fields() == ["stars", "note", "user", "item_0", "item_1", "item_2"]
+    assert schema.used_fields() == ["stars", "note", "user", "item_0", "item_1", "item_2"]
     assert schema.split is not None
     assert schema.split.sizes(100) == (65, 10, 25)
 

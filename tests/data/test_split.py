@@ -72,6 +72,9 @@ def test_amounts(given: dict[str, str | int | float], sizes: tuple[int, int, int
         ({"rule": "time", "test": "a seventh"}, 50, "a fraction such as '1/7'.*'a seventh'"),
         ({"rule": "time", "test": "3/2"}, 50, "a fraction in .*'3/2'"),
         ({"rule": "time", "test": -1}, 50, "a fraction in .*-1"),
+        ({"rule": "time", "test": 1.0}, 50, "without a point, got 1.0"),
+        ({"rule": "time", "test": "5.0"}, 50, "without a point, got '5.0'"),
+        ({"rule": "time", "test": "4/4"}, 50, "a fraction in .*'4/4'"),
         ({"rule": "files"}, 50, "one list of files per split"),
     ],
 )

@@ -112,8 +112,32 @@ def test_join_errors(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"users.dat, line 1: expected 5 fields"):
         prepare([source], "movielens-1m", tmp_path / "out")
     (tmp_path / "users.dat").unlink()
-    with pytest.raises(ValueError, match=r"no file .*users.dat"):
+    words = rf"no file {tmp_path}/users.dat: schema 'movielens-1m' needs 'users.dat' in the folder"
+    with pytest.raises(ValueError, match=words):
         prepare([source], "movielens-1m", tmp_path / "out")
+
+
+def test_side_tables_with_a_header(tmp_path: Path) -> None:
+    (tmp_path / "shops.csv").write_text("shop,note,city\ns0,n,Rome\ns1,n,Oslo\n")
+    (tmp_path / "cities.csv").write_text("city,note,land\nRome,n,I\nOslo,n,N\n")
+    source = tmp_path / "clicks.csv"
+    source.write_text("shop,note,y\n" + "".join(f"s{i % 2},x,{i % 3 % 2}\n" for i in range(8)))
+    schema = TableSchema(
+        name="shops",
+        layout=Layout(),
+        label=Label(field="y"),
+        sparse=(Sparse(name="city"), Sparse(name="land")),
+        join=tuple(Join(file=f"{on}", on=key, layout=Layout()) for on, key in (
+            ("shops.csv", "shop"), ("cities.csv", "city"),
+        )),
+    )  # fmt: skip
+    out, options = tmp_path / "out", PrepareOptions(split=ALL_TRAIN)
+    prepare([source], schema, out, options)  # `note` is in every file, and nothing uses it
+    assert vocabulary(out, "city") == {"Rome": 1, "Oslo": 2}
+    assert read_rows(out, "train")["land"] == [1, 2, 1, 2, 1, 2, 1]
+    noted = schema.model_copy(update={"sparse": (Sparse(name="note"),), "join": schema.join[:1]})
+    with pytest.raises(ValueError, match=r"uses field 'note', .*clicks.csv and .*shops.csv have"):
+        prepare([source], noted, tmp_path / "no", options)
 
 
 def adkdd(folder: Path, labels: list[str], num_rows: int = 40) -> Path:

@@ -13,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import compactrec.data.counting as counting
 import compactrec.data.ranking as ranking
-from compactrec.data.hashing import bucket, mix, open_id, salt_of, string_keys
+from compactrec.data.hashing import bucket, mix, name_seed, string_keys
 from compactrec.data.manifest import Manifest
 from compactrec.data.prepare import PrepareOptions, prepare
 from compactrec.data.protocol import get_protocol
@@ -24,6 +25,8 @@ from compactrec.data.schema import Label, Layout, Sparse, TableSchema
 from compactrec.data.split import SplitRule
 from compactrec.data.spool import Spool
 from compactrec.data.vocabulary import number_column
+from compactrec.embeddings import hash_strings
+from compactrec.embeddings.hashing import hash_integers, name_salt, salted_hash
 from tests.data.folders import read_rows
 from tests.reference.table_reference import row_splits
 
@@ -114,16 +117,22 @@ def test_hashed(tmp_path: Path) -> None:
     table = rows(500)
     buckets = run(tmp_path / "a", table, mode="hashed", num_ids=16)
     found = read_rows(tmp_path / "a/out", "train")
-    keys = string_keys([row[1] for row in table[: len(found["word"])]])
-    assert found["word"] == bucket(keys, salt_of("word"), 16).tolist()
+    used = table[: len(found["word"])]
+    words = hash_strings(row[1] for row in used)
+    numbers = torch.tensor([int(row[2]) for row in used])
+    assert found["word"] == salted_hash(words, name_salt("word"), 16).tolist()
+    assert found["number"] == salted_hash(numbers, name_salt("number"), 16).tolist()
     counts = buckets.counts(tmp_path / "a/out")["word"]
     np.testing.assert_array_equal(counts, np.bincount(found["word"], minlength=16))
     assert (buckets.feature("word").num_ids, buckets.feature("word").oov_id) == (16, None)
 
     opened = run(tmp_path / "b", table, mode="hashed")
     found = read_rows(tmp_path / "b/out", "test")
-    numbers = np.array([int(row[2]) for row in table[-len(found["number"]) :]])
-    assert found["number"] == open_id(numbers.view(np.uint64)).tolist()
+    used = table[-len(found["number"]) :]
+    assert found["word"] == hash_strings(row[1] for row in used).tolist()
+    numbers = torch.tensor([int(row[2]) for row in used])
+    assert (numbers < 0).any()
+    assert found["number"] == hash_integers(numbers).tolist()
     assert opened.feature("number").num_ids is None
     assert max(found["number"]) > 2**40
     assert opened.counts(tmp_path / "b/out") == {}
@@ -190,6 +199,25 @@ def test_unseen_policy(tmp_path: Path) -> None:
     assert not (tmp_path / "b/out").exists()
 
 
+def test_settings_that_no_column_uses_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("".join(",".join(row) + "\n" for row in rows(70)))
+    for column, options, words in (
+        ({"min_count": 3}, {}, "'word': min_count is for mode 'min_count', and its mode is 'full'"),
+        ({"min_count": 3}, {"mode": "hashed"}, "min_count is for mode .* its mode is 'hashed'"),
+        ({"num_ids": 3}, {"mode": "min_count"}, "num_ids is for mode 'hashed', .* 'min_count'"),
+        ({}, {"min_count": 5}, "min_count is for columns of mode 'min_count', got 5"),
+        ({}, {"mode": "hashed", "unseen": "error"}, "unseen='error' needs .* every column is hash"),
+    ):
+        schema = SCHEMA.model_copy(update={"sparse": (Sparse(name="word", **column),)})
+        with pytest.raises(ValueError, match=words):
+            prepare([path], schema, tmp_path / "out", PrepareOptions.model_validate(options))
+    own = Sparse(name="word", mode="min_count")
+    schema = SCHEMA.model_copy(update={"sparse": (own, Sparse(name="number", type="int"))})
+    manifest = prepare([path], schema, tmp_path / "out", PrepareOptions(min_count=5))
+    assert [f.min_count for f in manifest.sparse] == [5, 1]
+
+
 def test_wide_vocabularies_have_int64_ids(tmp_path: Path) -> None:
     run(tmp_path, rows(40), mode="hashed", num_ids=2**31 + 5)
     assert str(pq.read_schema(tmp_path / "out/train/00000.parquet").field("word").type) == "int64"
@@ -209,10 +237,10 @@ def test_hash_golden_values() -> None:
 
 def test_hashes_do_not_depend_on_the_process() -> None:
     code = (
-        "from compactrec.data.hashing import salt_of, string_keys;"
-        "print(salt_of('C1'), string_keys(['a', 'ü']).tolist())"
+        "from compactrec.data.hashing import name_seed, string_keys;"
+        "print(name_seed('C1'), string_keys(['a', 'ü']).tolist())"
     )
-    expected = f"{salt_of('C1')} {string_keys(['a', 'ü']).tolist()}"
+    expected = f"{name_seed('C1')} {string_keys(['a', 'ü']).tolist()}"
     for seed in ("1", "2"):
         out = subprocess.run(
             [sys.executable, "-c", code],

@@ -100,11 +100,11 @@ def _counts(ids: list[list[int]], splits: list[str], size: int | None) -> list[i
 
 
 def _hash(t: int | str, column: Column) -> int:
-    if isinstance(t, str):
-        key = int.from_bytes(hashlib.blake2b(t.encode(), digest_size=8).digest(), "little")
-    else:
-        key = t & MASK
+    key = _word(t) >> 1 if isinstance(t, str) else t & MASK
     if column.num_ids is None:
-        return mix(key) >> 1
-    salt = int.from_bytes(hashlib.blake2b(column.name.encode(), digest_size=8).digest(), "little")
-    return (mix(key ^ mix(salt)) >> 1) % column.num_ids
+        return key if isinstance(t, str) else mix(key) >> 1
+    return (mix(key ^ mix(_word(f"0:{column.name}"))) >> 1) % column.num_ids
+
+
+def _word(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
