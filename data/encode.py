@@ -89,7 +89,7 @@ class Encoder:
         if fixed is not None:
             mode, min_count = "min_count", fixed
         elif mode == "min_count":
-            min_count = spec.min_count or self._options.min_count
+            min_count = spec.min_count or self._options.min_count or 2
         missing = None
         if self._protocol.missing_is_oov:
             missing = 0 if spec.type == "bucket" else (1 << 64) - 1

@@ -55,8 +55,8 @@ class PrepareOptions(BaseModel):
     """None = the schema's, else the protocol's default."""
     mode: Literal["full", "min_count", "hashed"] = "full"
     """Vocabulary of the columns for which the schema says nothing."""
-    min_count: int = Field(default=2, ge=1)
-    """Training occurrences a token needs, in columns of mode `min_count`."""
+    min_count: int | None = Field(default=None, ge=1)
+    """Training occurrences a token needs, in columns of mode `min_count`; None is 2."""
     num_ids: int | None = Field(default=None, ge=2)
     """Buckets per feature in mode `hashed`; None = open 63-bit ids."""
     max_ind_range: int | None = Field(default=None, ge=1)
@@ -249,8 +249,8 @@ def _check_modes(table: TableSchema, options: PrepareOptions, protocol: Protocol
                     f"{modes[spec.name]!r}; set mode = {mode!r} for it or leave {key} out"
                 )
     used = set(modes.values())
-    given = options.min_count != PrepareOptions.model_fields["min_count"].default
-    if given and (protocol.min_count is not None or "min_count" not in used):
+    unused = protocol.min_count is not None or "min_count" not in used
+    if options.min_count is not None and unused:
         raise ValueError(
             f"min_count is for columns of mode 'min_count', got {options.min_count} and no such "
             f"column; set mode 'min_count' or leave it out"

@@ -86,7 +86,7 @@ def prepare(
         list[Path] | None, Option(help="Raw file with the test rows; may be repeated.")
     ] = None,
     mode: Annotated[str, Option(help="Vocabulary: full, min_count or hashed.")] = "full",
-    min_count: Annotated[int, Option(min=1, help="For --mode min_count.")] = 2,
+    min_count: Annotated[int | None, Option(min=1, help="For --mode min_count; 2.")] = None,
     num_ids: Annotated[int | None, Option(min=2, help="Ids per feature in --mode hashed.")] = None,
     max_ind_range: Annotated[int | None, Option(min=1, help="For protocol dlrm-kaggle.")] = None,
     unseen: Annotated[str, Option(help="Ids that training never has: oov or error.")] = "oov",
