@@ -31,8 +31,8 @@ try:
     from compactrec.data.tables import LabelFile, SideTable, beside
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        f"preparing data needs polars and pyarrow, and {error.name!r} is not installed: 'pip "
-        f"install compactrec[study]'",
+        f'preparing data needs polars and pyarrow, and {error.name!r} is not installed: "pip '
+        f"install '.[study]'\" in the checkout",
         name=error.name,
     ) from error
 

@@ -63,8 +63,8 @@ def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module(_NEEDS_TORCHREC[name]), name)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"{name} needs torchrec and FBGEMM, and {error.name!r} is not installed: on a GPU "
-            f"machine 'pip install compactrec[gpu]', on a CPU the pinned list in "
+            f"{name} needs torchrec and FBGEMM, and {error.name!r} is not installed: in the "
+            f"checkout, on a GPU machine \"pip install '.[gpu]'\", on a CPU the pinned list in "
             f"requirements/cpu.txt (see README, Install)",
             name=error.name,
         ) from error
