@@ -150,8 +150,8 @@ class TableSchema(_Frozen):
     """Everything needed to read one format of click table."""
 
     name: str
-    layout: Layout
-    label: Label
+    layout: Layout = Layout()
+    label: Label = Label()
     dense: tuple[Dense, ...] = ()
     sparse: tuple[Sparse, ...] = ()
     join: tuple[Join, ...] = ()

@@ -1,6 +1,7 @@
 """From a method's name and a number of bytes to a plan."""
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -50,9 +51,11 @@ def make_plan(
         options: the method's own options, checked against its options type.
 
     Raises:
+        TypeError: the budget is no whole number.
         ValueError: unknown method or option, or the budget is below the smallest possible plan.
     """
     spec = get_method(method)
+    _check_budget(budget_bytes)
     check_features(tuple(features))
     small = [f for f in features if f.num_ids is not None and f.num_ids <= threshold]
     rest = tuple(f for f in features if f not in small)
@@ -80,6 +83,14 @@ def make_plan(
 
 def _full_assignments(features: Sequence[Feature]) -> Assignments:
     return Assignments(tuple(((f,), FullConfig()) for f in features), {})
+
+
+def _check_budget(budget_bytes: object) -> None:
+    if isinstance(budget_bytes, bool) or not isinstance(budget_bytes, Integral):
+        raise TypeError(
+            f"budget_bytes must be a whole number of bytes, got {budget_bytes!r}; write 4 MB as "
+            f"4_000_000"
+        )
 
 
 def _check_counts(features: Sequence[Feature], counts: Counts | None) -> None:

@@ -109,7 +109,10 @@ def lower_rare(config: RareConfig, features: tuple[Feature, ...], arrays: Arrays
 def _from_budget(task: SizingTask) -> Assignments:
     """Keep the most frequent ids over all features; ties in the order of features and ids."""
     if task.counts is None:
-        raise ValueError("rare: training frequencies (counts) are needed to know the rare ids")
+        raise ValueError(
+            "rare: training frequencies are needed to know the rare ids; pass "
+            "make_plan(..., counts={feature name: int64 array of num_ids counts})"
+        )
     for feature in task.features:
         require_vocabulary("rare", (feature,))
     counts = [np.asarray(task.counts[f.name], dtype=np.int64) for f in task.features]

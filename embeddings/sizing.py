@@ -95,8 +95,8 @@ def largest_step(
     smallest = assignment_bytes(assign(low))
     if smallest > budget_bytes:
         raise ValueError(
-            f"{what}: the smallest setting takes {describe_bytes(smallest)} ({smallest:,} bytes) "
-            f"and the budget leaves {describe_bytes(budget_bytes)} ({budget_bytes:,} bytes); "
+            f"{what}: the smallest setting takes {smallest:,} bytes and the budget leaves "
+            f"{budget_bytes:,} bytes after the features that stay full; "
             f"raise the budget or choose another method"
         )
     while low < high:

@@ -57,7 +57,11 @@ def explain(error: Exception) -> str | None:
         problems = []
         for problem in error.errors():
             field = ".".join(str(part) for part in problem["loc"]) or error.title
-            problems.append(f"{field}: {problem['msg']}, got {problem['input']!r}")
+            message = problem["msg"].removeprefix("Value error, ")
+            whole = isinstance(problem["input"], dict)  # all settings: the message says which
+            problems.append(
+                f"{field}: {message}" + ("" if whole else f", got {problem['input']!r}")
+            )
         return "; ".join(problems)
     if isinstance(error, MemoryError):
         return "not enough memory; use a smaller --batch-size, fewer --jobs or a smaller --dim"

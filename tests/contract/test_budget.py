@@ -175,7 +175,7 @@ def test_any_features_fit_or_are_refused(
 
 def missing_bytes(refusal: str) -> int:
     """What a refusal says that the budget lacks."""
-    found = re.search(r"takes .*?(-?[\d,]+) bytes.* budget .*?(-?[\d,]+) bytes\)", refusal)
+    found = re.search(r"takes .*?(-?[\d,]+) bytes.* budget .*?(-?[\d,]+) bytes", refusal)
     found = found or re.search(
         r"the plan takes ([\d,]+) bytes but the budget is ([\d,]+):", refusal
     )
@@ -183,3 +183,13 @@ def missing_bytes(refusal: str) -> int:
     needed, given = (int(number.replace(",", "")) for number in found.groups())
     assert needed > given
     return needed - given
+
+
+@pytest.mark.parametrize("budget", ["4MB", 4e6, True, None])
+def test_a_budget_is_a_whole_number(budget: object) -> None:
+    with pytest.raises(TypeError, match="budget_bytes must be a whole number of bytes, got"):
+        make_plan("full", [Feature(name="a", num_ids=9, dim=4)], budget)  # type: ignore[arg-type]
+
+
+def test_a_budget_may_be_a_numpy_integer() -> None:
+    assert make_plan("full", [Feature(name="a", num_ids=9, dim=4)], np.int64(4000))
