@@ -90,7 +90,8 @@ class TrainConfig(BaseModel):
             raise ValueError("neither a plan nor a method was given; set 'plan' or 'method'")
         if self.plan is None and self.method != "full" and self.budget_bytes is None:
             raise ValueError(
-                f"method {self.method!r} needs 'budget_bytes'; only 'full' has a size of its own"
+                f"method {self.method!r} needs a budget (--budget, or budget_bytes in a file); "
+                f"only 'full' has a size of its own"
             )
         if self.engine == "eager" and self.table_optimizer == "rowwise_adagrad":
             raise ValueError(

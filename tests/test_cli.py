@@ -228,7 +228,7 @@ def test_plan_errors(capsys: Captured, data: Path, method: str, budget: str, mes
 def test_train_wants_a_plan_or_a_method(capsys: Captured, tmp_path: Path, data: Path) -> None:
     words = ("train", "--data", data, "--out", tmp_path / "run")
     assert "give either --plan FILE, or --method NAME" in call(capsys, *words)[2]
-    assert "needs 'budget_bytes'" in call(capsys, *words, "--method", SOME)[2]
+    assert "needs a budget (--budget" in call(capsys, *words, "--method", SOME)[2]
     both = (*words, "--plan", tmp_path / "p.json", "--budget", "1/4")
     assert "a plan file has its size already" in call(capsys, *both)[2]
 
