@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from compactrec.benchmarks.budgets import format_bytes
-from compactrec.benchmarks.summary import FULL, Row, Summary, Versus
+from compactrec.benchmarks.choices import FULL
+from compactrec.benchmarks.summary import Row, Summary, Versus
 from compactrec.benchmarks.texts import SIGNS, budget_text, estimate_text
 
 __all__ = [

@@ -23,9 +23,11 @@ from compactrec.benchmarks.cells import (
     title_of,
     with_tag,
 )
+from compactrec.benchmarks.choices import FULL
+from compactrec.benchmarks.load_study import load_study
 from compactrec.benchmarks.png import draw_png
-from compactrec.benchmarks.study import load_study, write_json
-from compactrec.benchmarks.summary import FULL, Summary, summarise
+from compactrec.benchmarks.study import write_json
+from compactrec.benchmarks.summary import Summary, summarise
 from compactrec.benchmarks.svg import curve_svg, difference_svg
 from compactrec.benchmarks.texts import budget_text, estimate_text
 

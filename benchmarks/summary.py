@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
+from compactrec.benchmarks.choices import FULL
 from compactrec.benchmarks.result import Result
 from compactrec.benchmarks.stats import (
     Difference,
@@ -32,7 +33,6 @@ __all__ = ["Estimate", "Row", "Summary", "Versus", "summarise"]
 
 Verdict = Literal["better", "worse", "unclear"]
 ALPHA = 0.05
-FULL = "full"
 
 
 class _Frozen(BaseModel):

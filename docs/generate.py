@@ -7,8 +7,9 @@ from pathlib import Path
 
 from compactrec.benchmarks.budgets import format_bytes
 from compactrec.benchmarks.cells import versus_cell
+from compactrec.benchmarks.choices import FULL
 from compactrec.benchmarks.report import insert_fragment
-from compactrec.benchmarks.summary import FULL, Row, Summary
+from compactrec.benchmarks.summary import Row, Summary
 from compactrec.benchmarks.texts import estimate_text
 from compactrec.embeddings import get_method, method_names
 

@@ -18,7 +18,7 @@ from compactrec.embeddings.registry import (
     SizingTask,
     register_method,
 )
-from compactrec.embeddings.sizing import assignment_bytes, describe_bytes
+from compactrec.embeddings.sizing import assignment_bytes
 
 __all__ = ["FullConfig", "lower_full"]
 
@@ -45,8 +45,8 @@ def _from_budget(task: SizingTask) -> Assignments:
     needed = assignment_bytes(assigned)
     if needed > task.budget_bytes:
         raise ValueError(
-            f"full: the tables take {describe_bytes(needed)} ({needed:,} bytes) and the budget "
-            f"leaves {task.budget_bytes:,} bytes; choose a method that compresses"
+            f"full: the tables take {needed:,} bytes and the budget leaves "
+            f"{task.budget_bytes:,} bytes; choose a method that compresses"
         )
     return assigned
 

@@ -15,7 +15,6 @@ __all__ = [
     "assignment_bytes",
     "aux_bytes",
     "dense_bytes",
-    "describe_bytes",
     "full_bytes",
     "largest",
     "largest_step",
@@ -24,14 +23,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-
-
-def describe_bytes(num_bytes: float) -> str:
-    """``12_345_678`` -> ``12.3 MB`` (decimal units)."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if abs(num_bytes) >= size:
-            return f"{num_bytes / size:.3g} {unit}"
-    return f"{num_bytes:.0f} bytes"
 
 
 def full_bytes(feature: Feature) -> int:

@@ -12,10 +12,11 @@ from rich.console import Console
 from compactrec.benchmarks.choices import parse_method
 from compactrec.benchmarks.compare import CompareRequest, compare
 from compactrec.benchmarks.config import TrainConfig
+from compactrec.benchmarks.load_study import load_study
 from compactrec.benchmarks.plans import plan_bytes
 from compactrec.benchmarks.report import write_report
 from compactrec.benchmarks.result import Result
-from compactrec.benchmarks.study import CompareFile, load_study
+from compactrec.benchmarks.study import CompareFile
 from compactrec.benchmarks.tuning import TRIALS
 from compactrec.data.folder import locked
 from compactrec.embeddings import Plan, get_method, method_names, size

@@ -21,6 +21,7 @@ from rich.console import Console
 from scipy import stats as scipy_stats
 
 from compactrec.benchmarks.charts import series_of, spread
+from compactrec.benchmarks.load_study import load_study
 from compactrec.benchmarks.png import draw_png
 from compactrec.benchmarks.report import (
     ReportFiles,
@@ -32,7 +33,6 @@ from compactrec.benchmarks.report import (
 )
 from compactrec.benchmarks.result import PREDICTIONS_NAME, DataInfo, Result
 from compactrec.benchmarks.show import terminal_table
-from compactrec.benchmarks.study import load_study
 from compactrec.benchmarks.summary import Row, Summary, summarise
 from compactrec.benchmarks.svg import curve_svg, difference_svg
 from tests.benchmarks.fake_runs import FULL_BYTES, fake_result, fake_study
