@@ -16,7 +16,12 @@ from compactrec.embeddings.mixed import MixedConfig
 from compactrec.embeddings.parameters import dense_parameters
 from compactrec.embeddings.plan import Group, Plan, select
 from compactrec.embeddings.rare import RareConfig
-from compactrec.embeddings.registry import Method, get_method, method_names
+from compactrec.embeddings.registry import (
+    Method,
+    all_method_names,
+    get_method,
+    method_names,
+)
 from compactrec.embeddings.size import SizeReport, size
 from compactrec.embeddings.unified import UnifiedConfig
 from compactrec.embeddings.uniform import UniformConfig
@@ -43,6 +48,7 @@ __all__ = [
     "SizeReport",
     "UnifiedConfig",
     "UniformConfig",
+    "all_method_names",
     "dense_parameters",
     "full_plan",
     "get_method",

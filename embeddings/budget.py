@@ -14,6 +14,7 @@ from compactrec.embeddings.registry import (
     Assignments,
     SizingTask,
     get_method,
+    method_names,
     parse_options,
 )
 from compactrec.embeddings.size import size
@@ -55,6 +56,11 @@ def make_plan(
         ValueError: unknown method or option, or the budget is below the smallest possible plan.
     """
     spec = get_method(method)
+    if spec.from_budget is None:
+        raise ValueError(
+            f"{method}: such plans come from a search (`compactrec search`), not from a number of "
+            f"bytes alone; methods with a budget are {', '.join(method_names())}"
+        )
     _check_budget(budget_bytes)
     check_features(tuple(features))
     small = [f for f in features if f.num_ids is not None and f.num_ids <= threshold]

@@ -15,6 +15,7 @@ __all__ = [
     "Method",
     "NoOptions",
     "SizingTask",
+    "all_method_names",
     "config_from_dict",
     "get_method",
     "lower",
@@ -58,8 +59,9 @@ class Method:
 
     config: type[MethodConfig]
     lower: LowerFn
-    from_budget: Callable[[SizingTask], Assignments]
-    """The largest setting that fits; ``ValueError`` names the smallest possible bytes if none."""
+    from_budget: Callable[[SizingTask], Assignments] | None
+    """The largest setting that fits; ``ValueError`` names the smallest possible bytes if none.
+    None where weights must be seen first: a search makes such plans."""
     options: type[BaseModel]
     """What a person may choose when asking for a plan at a budget."""
     title: str
@@ -67,10 +69,17 @@ class Method:
     formula: str
     baseline: bool = False
     """True for what every comparison shows beside the methods asked for."""
+    supernet: bool = False
+    """True for what is trained while a search runs, and never served."""
 
     @property
     def name(self) -> str:
         return self.config.method
+
+    @property
+    def sized(self) -> bool:
+        """True where a plan can be made from a number of bytes alone."""
+        return self.from_budget is not None
 
 
 _METHODS: dict[str, Method] = {}
@@ -88,7 +97,12 @@ def register_method(method: Method) -> Method:
 
 
 def method_names() -> list[str]:
-    """All registered names, in order of registration."""
+    """The methods that can be asked for with a budget, in order of registration."""
+    return [name for name, method in _METHODS.items() if method.sized]
+
+
+def all_method_names() -> list[str]:
+    """Every registered name, also what only searches make, in order of registration."""
     return list(_METHODS)
 
 

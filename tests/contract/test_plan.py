@@ -12,7 +12,7 @@ from compactrec.embeddings import (
     FullConfig,
     Group,
     Plan,
-    method_names,
+    all_method_names,
 )
 from compactrec.embeddings.registry import config_from_dict, get_method
 from tests.cases import CASES, METHODS
@@ -23,7 +23,7 @@ each_case = pytest.mark.parametrize("case", CASES, ids=str)
 
 
 def test_the_table_names_every_registered_method() -> None:
-    assert [row.method for row in METHODS] == sorted(method_names(), key=_row)
+    assert [row.method for row in METHODS] == sorted(all_method_names(), key=_row)
     assert all(row.cases for row in METHODS)
     names = [case.name for case in CASES]
     assert len(set(names)) == len(names)
