@@ -1,0 +1,29 @@
+"""Searches for sizes: a supernet is trained, a plan derived, the plan trained like any other.
+
+Read ``base.py``, then ``supernet.py``, then one search. Needs torchrec.
+"""
+
+from compactrec.embeddings.search.base import (
+    Derived,
+    Phase,
+    Search,
+    SearchTask,
+    Trained,
+    get_search,
+    register_search,
+    search_names,
+)
+from compactrec.embeddings.search.supernet import Losses, Supernet
+
+__all__ = [
+    "Derived",
+    "Losses",
+    "Phase",
+    "Search",
+    "SearchTask",
+    "Supernet",
+    "Trained",
+    "get_search",
+    "register_search",
+    "search_names",
+]
