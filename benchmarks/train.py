@@ -24,6 +24,7 @@ import torch
 from safetensors.numpy import save as tensors_to_bytes
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
+from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 
 from compactrec.benchmarks import snapshot
 from compactrec.benchmarks.checkpoint import (
@@ -66,7 +67,14 @@ from compactrec.data.manifest import Manifest
 from compactrec.embeddings import CompressedEmbeddingBagCollection, FusedOptimizer, Plan
 from compactrec.models.dlrm import DLRM
 
-__all__ = ["TrainingCollapsed", "TrainingDiverged", "build_model", "predict", "train"]
+__all__ = [
+    "TrainingCollapsed",
+    "TrainingDiverged",
+    "build_model",
+    "click_model",
+    "predict",
+    "train",
+]
 
 SHOW_EVERY_SECONDS = 0.5
 
@@ -140,12 +148,18 @@ def build_model(
         device=config.device,
         optimizer=fused if config.engine == "fused" else None,
     )
-    torch.manual_seed(config.seed)  # the perceptrons start alike, whatever the tables drew
-    model = DLRM(
+    return click_model(config, embeddings, num_dense), embeddings
+
+
+def click_model(
+    config: TrainConfig, embeddings: EmbeddingBagCollectionInterface, num_dense: int
+) -> nn.Module:
+    """The model of ``config`` over any embeddings; its dense part depends on the seed alone."""
+    torch.manual_seed(config.seed)
+    return DLRM(
         embeddings, num_dense, config.bottom, config.top,
         config.interaction, config.interaction_itself, device=config.device,
     )  # fmt: skip
-    return model, embeddings
 
 
 def _start(config: TrainConfig, manifest: Manifest, plan: Plan, store: CheckpointStore) -> Run:
