@@ -24,6 +24,9 @@ __all__ = [
 ]
 
 
+SEARCH = "Search"
+
+
 @dataclass(frozen=True)
 class Cell:
     """One cell: its text, and what the HTML page adds to it."""
@@ -48,10 +51,11 @@ class Line:
 
 
 def columns_of(summary: Summary) -> list[str]:
-    return [
+    names = [
         "Method", "Budget", "Serving", "Smaller", "Test AUC", f"vs {summary.baseline}",
         "vs full", "Log loss", "Training", "Samples/s",
     ]  # fmt: skip
+    return [*names, SEARCH] if any(row.search_seconds for row in summary.rows) else names
 
 
 def sections_of(summary: Summary) -> Iterator[tuple[int | None, list[Line]]]:
@@ -87,7 +91,18 @@ def _line(summary: Summary, row: Row) -> Line:
         Cell(format_bytes(training), str(training), title=f"{training:,} bytes"),
         Cell(f"{speed / 1000:.3g}k" + (f" ({ratio:.2f}x)" if ratio else ""), str(speed)),
     )
-    return Line(row, cells)
+    search = (_search_cell(row),) if SEARCH in columns_of(summary) else ()
+    return Line(row, (*cells, *search))
+
+
+def _search_cell(row: Row) -> Cell:
+    """What finding the plan cost, beside one training of the full tables."""
+    time, memory = row.search_time_ratio, row.search_memory_ratio
+    if row.search_seconds is None or time is None or memory is None:
+        return Cell("-")
+    return Cell(
+        f"{time:.1f}x, {memory:.2f}x", str(time), title=f"{row.search_seconds:.0f} s",
+    )  # fmt: skip
 
 
 def versus_cell(versus: Versus | None) -> Cell:
@@ -124,7 +139,13 @@ def legend_of(summary: Summary) -> str:
     )
     if summary.num_resamples:
         text += f" and a paired bootstrap over test rows ({summary.num_resamples} resamples)"
-    return text + ". x: training speed beside the full tables'."
+    text += ". x: training speed beside the full tables'."
+    if SEARCH in columns_of(summary):
+        text += (
+            f" {SEARCH}: time and peak memory of finding a plan (one search serves all budgets), "
+            "beside one training of the full tables; retraining comes on top."
+        )
+    return text
 
 
 def left_out(summary: Summary) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ __all__ = [
     "MethodChoice",
     "changed",
     "full_serving_bytes",
+    "parse_choice",
     "parse_method",
+    "parse_search",
     "plan_for",
     "train_config_for",
     "with_baselines",
@@ -32,12 +34,31 @@ FULL = "full"
 
 @dataclass(frozen=True)
 class MethodChoice:
-    """A method and the options that were asked for."""
+    """A method, or a search, and the options that were asked for."""
 
     text: str
     name: str
     options: dict[str, JsonValue]
     threshold: int | None = None
+    is_search: bool = False
+    baseline: bool = False
+    draws: bool = False
+    """Every seed draws its own hash functions or widths, unless a seed was asked for."""
+
+
+def parse_choice(text: str) -> MethodChoice:
+    """:func:`parse_method`, or :func:`parse_search` where the name is that of a search."""
+    from compactrec.embeddings.search import search_names
+
+    name = text.partition(":")[0].strip()
+    if name in search_names():
+        return parse_search(text)
+    if name not in method_names():
+        raise ValueError(
+            f"unknown method {name!r}: there are {', '.join(method_names())} and the searches "
+            f"{', '.join(search_names())}"
+        )
+    return parse_method(text)
 
 
 def parse_method(text: str) -> MethodChoice:
@@ -48,8 +69,33 @@ def parse_method(text: str) -> MethodChoice:
     """
     from compactrec.embeddings.registry import parse_options
 
+    method = get_method(text.partition(":")[0].strip())
+    choice = _parse(text)
+    parse_options(method, choice.options)
+    return replace(
+        choice,
+        baseline=method.baseline and not choice.options,
+        draws="seed" in method.options.model_fields and "seed" not in choice.options,
+    )
+
+
+def parse_search(text: str) -> MethodChoice:
+    """The same for a search. Options that begin with `train.` are fields of the supernet's
+    training, see :func:`compactrec.benchmarks.search_config.search_config`."""
+    from compactrec.embeddings.search import get_search
+    from compactrec.embeddings.search.base import parse_search_options
+
+    search = get_search(text.partition(":")[0].strip())
+    choice = _parse(text)
+    loop = {k for k in choice.options if k.startswith("train.") or k == "fitness_rows"}
+    parse_search_options(search, {k: v for k, v in choice.options.items() if k not in loop})
+    baseline = search.baseline and not choice.options
+    return replace(choice, is_search=True, baseline=baseline)
+
+
+def _parse(text: str) -> MethodChoice:
+    """The words, not yet checked against what there is."""
     name, *pairs = (part.strip() for part in text.split(":"))
-    method = get_method(name)
     options: dict[str, JsonValue] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
@@ -65,19 +111,25 @@ def parse_method(text: str) -> MethodChoice:
     threshold = options.pop("threshold", None)
     if threshold is not None and (not isinstance(threshold, int) or threshold < 0):
         raise ValueError(f"method {text!r}: threshold must be a whole number, 0 or more")
-    parse_options(method, options)
     return MethodChoice(":".join([name, *pairs]), name, options, threshold)
 
 
 def with_baselines(methods: Iterable[str]) -> list[MethodChoice]:
-    """The methods asked for (none: all) and the baselines, full first, in the registry's order."""
-    asked = [parse_method(text) for text in methods if text.strip()]
-    names = method_names()
+    """The methods asked for (none: all with a budget) and the baselines, full first, then in the
+    registry's order, searches last. Searches bring baselines of their own."""
+    from compactrec.embeddings.search import get_search, search_names
+
+    asked = [parse_choice(text) for text in methods if text.strip()]
+    names, searches = method_names(), search_names()
     if not asked:
         asked = [parse_method(name) for name in names]
     asked += [parse_method(name) for name in names if get_method(name).baseline]
+    if any(choice.is_search for choice in asked):
+        asked += [parse_method(name) for name in names if get_method(name).search_baseline]
+        asked += [parse_search(name) for name in searches if get_search(name).baseline]
     unique = {choice.text: choice for choice in asked}
-    return sorted(unique.values(), key=lambda c: (c.name != FULL, names.index(c.name)))
+    order = [FULL, *names, *searches]
+    return sorted(unique.values(), key=lambda c: order.index(c.name))
 
 
 def full_serving_bytes(base: TrainConfig, manifest: Manifest) -> int | None:

@@ -5,6 +5,7 @@
                                 that draw hash functions: every seed draws its own
     out/runs/<cell>_seed0_<id>  one folder per run; <id> is a hash of config, plan and data
     out/trials/...              the same for tuning; their test split stays closed
+    out/searches/...            the same for searches, one for every seed; one serves all budgets
 
 The folder of a run carries a hash of all that decides its result. So the same request again skips
 what is finished and goes on with what was interrupted, and a changed request never reads a result
@@ -23,7 +24,15 @@ from compactrec.benchmarks.choices import changed, with_baselines
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.jobs import Job, make_jobs, placed, plain
 from compactrec.benchmarks.result import Result
-from compactrec.benchmarks.runs import Failure, Progress, Runner, num_cores, run_all
+from compactrec.benchmarks.runs import (
+    Failure,
+    Progress,
+    Runner,
+    num_cores,
+    run_all,
+    trained_already,
+)
+from compactrec.benchmarks.searches import Searcher, num_searches, run_searches
 from compactrec.benchmarks.study import (
     COMPARE_NAME,
     Cell,
@@ -48,8 +57,8 @@ class CompareRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     methods: tuple[str, ...] = ()
-    """Names, each with options if wanted (`compositional:operation=concat`). The baselines are
-    added; an empty tuple means every registered method."""
+    """Names of methods or searches, each with options if wanted (`compositional:operation=concat`).
+    The baselines are added; an empty tuple means every method that has a budget."""
     budgets: tuple[str, ...] = Field(min_length=1)
     """`64MB`, `1/4`, `0.25x`: serving bytes, tables, integer state and dense parts together."""
     num_seeds: int = Field(default=3, ge=1)
@@ -66,12 +75,14 @@ def compare(
     base: TrainConfig,
     *,
     runner: Runner | None = None,
+    searcher: Searcher | None = None,
     console: Console | None = None,
 ) -> CompareFile:
     """Make all runs of `request` that are not there yet, and return the state of the comparison.
 
     `base` gives the data folder, the output folder and everything that the runs share; its method,
-    budget and seed are not used. `runner` is `train` unless a test brings its own.
+    budget and seed are not used. `runner` and `searcher` are `train` and `search` unless a test
+    brings its own.
 
     Raises ValueError for an unknown method or budget, and when `base.out` holds a comparison on
     other data or is being written by another process. A method that does not fit a budget and a run
@@ -81,12 +92,20 @@ def compare(
         from compactrec.benchmarks.train import train
 
         runner = train
+    if searcher is None:
+        from compactrec.benchmarks.search import search
+
+        searcher = search
     with locked(base.out):
-        return _compare(request, base, runner, console)
+        return _compare(request, base, runner, searcher, console)
 
 
 def _compare(
-    request: CompareRequest, base: TrainConfig, runner: Runner, console: Console | None
+    request: CompareRequest,
+    base: TrainConfig,
+    runner: Runner,
+    searcher: Searcher,
+    console: Console | None,
 ) -> CompareFile:
     choices = with_baselines(request.methods)
     manifest = Manifest.load(base.data)
@@ -112,7 +131,11 @@ def _compare(
 
     ready = sum(job.config is not None for job in jobs)
     tuning = request.num_trials if request.num_trials > 1 else 0
-    with Progress(ready * (tuning + len(seeds)), request.num_jobs, console) as progress:
+    draws = (*seeds, request.num_seeds) if tuning else seeds
+    total = ready * (tuning + len(seeds)) + num_searches(jobs) * len(draws)
+    with Progress(total, request.num_jobs, console) as progress:
+        state()
+        run_searches(jobs, draws, base, manifest, searcher, request.num_jobs, progress)
         state()
         if tuning:
             _tune(jobs, request, manifest, runner, progress)
@@ -165,7 +188,7 @@ def _tune(
     names = list(TRIALS)[: request.num_trials]
     wanted: dict[str, tuple[Job, str, TrainConfig]] = {}
     for job in jobs:
-        if job.config is None:
+        if job.config is None or (job.search is not None and request.num_seeds not in job.found):
             continue
         for name in names:
             config = TRIALS[name].apply(job.config)
@@ -174,7 +197,7 @@ def _tune(
             config = placed(config, job, request.num_seeds, "trials", manifest, prefix)
             wanted[f"{job.title}, trial {name!r}"] = (job, name, config)
     configs = {title: config for title, (_, _, config) in wanted.items()}
-    outcomes = dict(run_all(configs, runner, request.num_jobs, progress))
+    outcomes = dict(run_all(configs, runner, request.num_jobs, progress, trained_already))
     for job in jobs:
         trials = tuple(
             _trial(name, config, outcomes[title])
@@ -188,7 +211,7 @@ def _tune(
             update["trial"] = best.name
             assert job.config is not None
             job.config = TRIALS[best.name].apply(job.config)
-        elif job.config is not None:
+        elif job.config is not None and trials:
             mine = (o for title, o in outcomes.items() if wanted[title][0] is job)
             reasons = sorted({o.reason for o in mine if isinstance(o, Failure)})
             update["reason"] = f"every trial failed: {'; '.join(reasons)}"
@@ -214,7 +237,7 @@ def _final_runs(
     configs: dict[str, TrainConfig] = {}
     for seed in seeds:  # all cells once, then all again: an interrupted comparison is balanced
         for job in jobs:
-            if job.config is not None:
+            if job.config is not None and (job.search is None or seed in job.found):
                 config = placed(job.config, job, seed, "runs", manifest)
                 title = f"{job.title}, seed {seed}"
                 wanted[title], configs[title] = (job, seed), config
@@ -222,7 +245,7 @@ def _final_runs(
                 runs = (*job.cell.runs, entry)
                 job.cell = job.cell.model_copy(update={"runs": runs})
     save()
-    for title, outcome in run_all(configs, runner, request.num_jobs, progress):
+    for title, outcome in run_all(configs, runner, request.num_jobs, progress, trained_already):
         job, seed = wanted[title]
         job.cell = _recorded(job.cell, seed, outcome)
         save()

@@ -6,17 +6,27 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from compactrec.benchmarks.budgets import parse_budget
 from compactrec.benchmarks.choices import FULL, MethodChoice, changed, full_serving_bytes
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.plans import plan_bytes, resolve_plan
 from compactrec.benchmarks.study import Cell
-from compactrec.data.manifest import Manifest
-from compactrec.embeddings import get_method
+from compactrec.data.manifest import Manifest, file_sha256
+from compactrec.embeddings import load_plan
 
-__all__ = ["Job", "make_jobs", "placed", "plain"]
+__all__ = ["Found", "Job", "make_jobs", "placed", "plain"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A plan that a search found, in its place on disk."""
+
+    plan: Path
+    start: Path | None
+    epochs: int | None
 
 
 @dataclass
@@ -30,6 +40,10 @@ class Job:
     """Of the plan."""
     draws: bool = False
     """The method draws hash functions: every seed draws its own, so that intervals cover them."""
+    search: MethodChoice | None = None
+    """The search that makes the plans, one for every seed; then there is no plan before it ran."""
+    found: dict[int, Found] = field(default_factory=dict)
+    """seed -> what its search found."""
 
     @property
     def title(self) -> str:
@@ -63,10 +77,15 @@ def _job(
     manifest: Manifest,
 ) -> Job:
     cell = Cell(
-        method=choice.text, baseline=get_method(choice.name).baseline and not choice.options,
-        budget=label, budget_bytes=budget_bytes,
-    )  # fmt: skip
+        method=choice.text, baseline=choice.baseline, budget=label, budget_bytes=budget_bytes
+    )
     threshold = base.threshold if choice.threshold is None else choice.threshold
+    if choice.is_search:
+        config = changed(
+            base, plan=None, method=FULL, budget_bytes=None, options={}, threshold=threshold,
+            quiet=True, keep_model=False,
+        )  # fmt: skip
+        return Job(cell, config, search=choice)
     config = changed(
         base, plan=None, method=choice.name, budget_bytes=budget_bytes,
         options=choice.options, threshold=threshold, quiet=True, keep_model=False,
@@ -78,8 +97,7 @@ def _job(
         return Job(cell.model_copy(update={"reason": str(error)}), None)
     path = base.out / "plans" / f"{_slug(cell)}.json"
     plan.save(path)
-    draws = "seed" in get_method(choice.name).options.model_fields and "seed" not in choice.options
-    return Job(cell, changed(config, plan=path), plan.digest, draws)
+    return Job(cell, changed(config, plan=path), plan.digest, choice.draws)
 
 
 def placed(
@@ -93,7 +111,20 @@ def placed(
         path = config.out / "plans" / f"{_slug(job.cell)}_seed{seed}.json"
         plan.save(path)
         config, plan_digest = changed(config, plan=path), plan.digest
-    decides = {"config": config.resolved(), "plan": plan_digest, "data": manifest.sha256()}
+    start = None
+    if job.search is not None:
+        found = job.found[seed]
+        config = changed(
+            config, plan=found.plan, start=found.start, method=None,
+            epochs=config.epochs if found.epochs is None else found.epochs,
+        )  # fmt: skip
+        plan_digest = load_plan(found.plan).digest
+        start = found.start and file_sha256(found.start)
+    decides: dict[str, object] = {
+        "config": config.resolved(), "plan": plan_digest, "data": manifest.sha256(),
+    }  # fmt: skip
+    if start is not None:
+        decides["start"] = start
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:10]
     name = f"{_slug(job.cell)}_{prefix}seed{config.seed}_{digest}"
     return changed(config, out=config.out / folder / name)

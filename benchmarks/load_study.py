@@ -9,6 +9,7 @@ from typing import Any
 
 from compactrec.benchmarks.choices import FULL
 from compactrec.benchmarks.result import PREDICTIONS_NAME, RESULT_NAME, Result
+from compactrec.benchmarks.search_result import SEARCH_NAME, SearchResult
 from compactrec.benchmarks.study import COMPARE_NAME, CompareFile, DataNote, Study, StudyCell
 
 __all__ = ["load_study"]
@@ -58,6 +59,11 @@ def _from_compare(folder: Path) -> tuple[Path, Study]:
     cells = []
     for cell in file.cells:
         results, predictions, missing = {}, {}, []
+        searches = {
+            entry.seed: SearchResult.load(folder / entry.path)
+            for entry in cell.searches
+            if (folder / entry.path / SEARCH_NAME).is_file()
+        }
         for run in cell.runs:
             path = folder / run.path
             if run.status == "done" and (path / RESULT_NAME).is_file():
@@ -78,6 +84,7 @@ def _from_compare(folder: Path) -> tuple[Path, Study]:
                 trial=cell.trial,
                 results=results,
                 predictions=predictions,
+                searches=searches,
             )
         )
     return folder, Study(file.data, file.full_serving_bytes, file.config, tuple(cells))
@@ -195,5 +202,6 @@ def _merge(cells: Iterable[StudyCell]) -> list[StudyCell]:
             None if old.results or cell.results else old.reason,
             old.missing + cell.missing, old.trial or cell.trial,
             old.results | cell.results, old.predictions | cell.predictions,
+            old.searches | cell.searches,
         )  # fmt: skip
     return list(merged.values())

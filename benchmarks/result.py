@@ -89,9 +89,17 @@ class Result(_Frozen):
     """Over training steps and their loading alone; validation and checkpoints are left out."""
     train_seconds: float
     """The seconds behind ``samples_per_second``."""
+    total_seconds: float | None = None
+    """From the first step to the end, validations and writing too; None where the run was
+    interrupted, and in older files."""
     peak_rss_bytes: int
     history: tuple[Evaluation, ...]
     environment: dict[str, str | int | None]
+
+    @property
+    def headline(self) -> str:
+        """The outcome in a few words."""
+        return f"validation AUC {self.validation.auc:.4f}, {self.train_seconds:.0f} s of training"
 
     @property
     def tested(self) -> Metrics:

@@ -1,4 +1,4 @@
-"""Runs a list of training configs, several at once if asked, under one progress bar.
+"""Runs a list of configs, of training or of searches, several at once if asked, under one bar.
 
 A run that cannot be finished (it diverges, its data is damaged) does not stop the others: it comes
 back as a `Failure` with its reason.
@@ -17,8 +17,9 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.result import RESULT_NAME, Result
@@ -26,9 +27,29 @@ from compactrec.benchmarks.result import RESULT_NAME, Result
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Failure", "Progress", "Runner", "RunsBroken", "num_cores", "quiet_torch", "run_all"]
+__all__ = [
+    "Failure",
+    "Outcome",
+    "Progress",
+    "Runner",
+    "RunsBroken",
+    "num_cores",
+    "quiet_torch",
+    "run_all",
+    "trained_already",
+]
 
 Runner = Callable[[TrainConfig], Result]
+C = TypeVar("C")
+R = TypeVar("R", bound="Outcome")
+
+
+class Outcome(Protocol):
+    """What a run gives."""
+
+    @property
+    def headline(self) -> str:
+        """The outcome in a few words."""
 
 
 class RunsBroken(RuntimeError):
@@ -84,7 +105,7 @@ class Progress(AbstractContextManager["Progress"]):
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         self._bar.update(self._task, description=f"{names[0]}{more}" if names else "comparing")
 
-    def finished(self, name: str, outcome: Result | Failure, made: bool) -> None:
+    def finished(self, name: str, outcome: Outcome | Failure, made: bool) -> None:
         """Count one run; `made` is False when its result was there already."""
         self._num_made += made
         self._bar.advance(self._task)
@@ -92,8 +113,7 @@ class Progress(AbstractContextManager["Progress"]):
             if isinstance(outcome, Failure):
                 text, style = f"{name}: failed: {outcome.reason}", "red"
             else:
-                seconds = f"{outcome.train_seconds:.0f} s of training"
-                text, style = f"{name}: validation AUC {outcome.validation.auc:.4f}, {seconds}", ""
+                text, style = f"{name}: {outcome.headline}", ""
             self._bar.console.print(
                 text, style=style, markup=False, highlight=False, soft_wrap=True
             )
@@ -106,18 +126,27 @@ class Progress(AbstractContextManager["Progress"]):
         return f"about {timedelta(seconds=seconds)} left"
 
 
+def trained_already(config: TrainConfig) -> Result | None:
+    """The result that is in a run's folder."""
+    folder: Path = config.out
+    return Result.load(folder) if (folder / RESULT_NAME).is_file() else None
+
+
 def run_all(
-    configs: Mapping[str, TrainConfig], runner: Runner, num_jobs: int, progress: Progress
-) -> Iterator[tuple[str, Result | Failure]]:
+    configs: Mapping[str, C],
+    runner: Callable[[C], R],
+    num_jobs: int,
+    progress: Progress,
+    done: Callable[[C], R | None],
+) -> Iterator[tuple[str, R | Failure]]:
     """Run `configs` (by a name that people can read), in order; yields outcomes as they come.
 
-    Results that are in a run's folder already are read, not made again: give another folder to
-    another config. With `num_jobs` above 1 every run has a process of its own.
+    What is `done` already is not made again: give another folder to another config. With `num_jobs`
+    above 1 every run has a process of its own.
     """
-    todo: dict[str, TrainConfig] = {}
+    todo: dict[str, C] = {}
     for name, config in configs.items():
-        if (config.out / RESULT_NAME).is_file():
-            result = Result.load(config.out)
+        if (result := done(config)) is not None:
             progress.finished(name, result, made=False)
             yield name, result
         else:
@@ -136,18 +165,18 @@ def num_cores() -> int:
 
 
 def _one_by_one(
-    todo: Mapping[str, TrainConfig], runner: Runner, num_jobs: int, progress: Progress
-) -> Iterator[tuple[str, Result | Failure]]:
+    todo: Mapping[str, C], runner: Callable[[C], R], num_jobs: int, progress: Progress
+) -> Iterator[tuple[str, R | Failure]]:
     for name, config in todo.items():
         progress.running([name])
         yield name, _run(runner, config)
 
 
 def _side_by_side(
-    todo: Mapping[str, TrainConfig], runner: Runner, num_jobs: int, progress: Progress
-) -> Iterator[tuple[str, Result | Failure]]:
+    todo: Mapping[str, C], runner: Callable[[C], R], num_jobs: int, progress: Progress
+) -> Iterator[tuple[str, R | Failure]]:
     waiting = list(todo.items())
-    running: dict[Future[Result | Failure], str] = {}
+    running: dict[Future[R | Failure], str] = {}
     of_the_caller = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(
         num_jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_ignore_interrupt
@@ -182,7 +211,7 @@ def _ignore_interrupt() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _run(runner: Runner, config: TrainConfig) -> Result | Failure:
+def _run(runner: Callable[[C], R], config: C) -> R | Failure:
     """One run; what can go wrong with data, numbers or files is an outcome, a bug is not."""
     quiet_torch()
     try:

@@ -10,9 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compactrec.benchmarks.optimizers import Optimizers
-
-__all__ = ["Resumable", "restore", "take"]
+__all__ = ["Resumable", "Stateful", "restore", "take"]
 
 
 class Resumable(Protocol):
@@ -23,8 +21,16 @@ class Resumable(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
+class Stateful(Protocol):
+    """Optimizers whose state is tensors and JSON."""
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]: ...
+
+    def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None: ...
+
+
 def take(
-    model: nn.Module, optimizers: Optimizers, loader: Resumable
+    model: nn.Module, optimizers: Stateful, loader: Resumable
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights, optimizer state, loader position and random states. Tensors are not copied."""
     optimizer_tensors, optimizer_state = optimizers.state()
@@ -42,7 +48,7 @@ def restore(
     tensors: Mapping[str, Tensor],
     state: Mapping[str, Any],
     model: nn.Module,
-    optimizers: Optimizers,
+    optimizers: Stateful,
     loader: Resumable,
 ) -> None:
     """Put back, in place, what :func:`take` gave."""

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from compactrec.benchmarks.checkpoint import write_atomically
 from compactrec.benchmarks.result import Result
+from compactrec.benchmarks.search_result import SearchResult
 
 __all__ = [
     "COMPARE_NAME",
@@ -81,6 +82,8 @@ class Cell(_Frozen):
     trial: str | None = None
     """Name of the setting chosen; None when nothing was tuned."""
     trials: tuple[Trial, ...] = ()
+    searches: tuple[RunEntry, ...] = ()
+    """The searches behind the plans, one for every seed; empty for a method with a budget."""
     runs: tuple[RunEntry, ...] = ()
 
 
@@ -136,6 +139,8 @@ class StudyCell:
     """seed -> result."""
     predictions: dict[int, Path] = field(default_factory=dict)
     """seed -> test predictions, where they were kept."""
+    searches: dict[int, SearchResult] = field(default_factory=dict)
+    """seed -> the search that found the plan."""
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,12 @@ class Row(_Frozen):
     """Training samples per second over those of the full tables."""
     train_seconds: float | None = None
     peak_rss_bytes: int | None = None
+    search_seconds: float | None = None
+    """Of the search behind a plan: training, candidates, validations; mean over seeds."""
+    search_time_ratio: float | None = None
+    """The same over the seconds of one training of the full tables, validations included."""
+    search_memory_ratio: float | None = None
+    """Peak memory of the search's process over that of training the full tables."""
     versus: dict[str, Versus] = {}
 
 
@@ -180,7 +186,8 @@ def _row(cell: StudyCell, full: StudyCell | None, full_bytes: int | None) -> Row
         return base
     runs = [cell.results[seed] for seed in sorted(cell.results)]
     by_seed = {run.seed: run.tested.auc for run in runs}
-    sizes = runs[0].bytes.model_dump(exclude={"full_serving_bytes"})
+    dumps = [run.bytes.model_dump(exclude={"full_serving_bytes"}) for run in runs]
+    sizes = {name: max(dump[name] for dump in dumps) for name in dumps[0]}  # searches: by seed
     speed = fmean(run.samples_per_second for run in runs)
     ratio = None
     if full is not None:
@@ -199,8 +206,26 @@ def _row(cell: StudyCell, full: StudyCell | None, full_bytes: int | None) -> Row
             "speed_ratio": ratio,
             "train_seconds": fmean(run.train_seconds for run in runs),
             "peak_rss_bytes": max(run.peak_rss_bytes for run in runs),
+            **_search_costs(cell, full),
         }
     )
+
+
+def _search_costs(cell: StudyCell, full: StudyCell | None) -> dict[str, float]:
+    """What the searches behind a cell cost, beside training the full tables."""
+    if not cell.searches:
+        return {}
+    searches = list(cell.searches.values())
+    seconds = fmean(s.total_seconds for s in searches)
+    found = {"search_seconds": seconds}
+    if full is not None:
+        runs = list(full.results.values())
+        whole = [run.total_seconds for run in runs if run.total_seconds is not None]
+        if whole:
+            found["search_time_ratio"] = seconds / fmean(whole)
+        peak = max(s.peak_rss_bytes for s in searches)
+        found["search_memory_ratio"] = peak / max(run.peak_rss_bytes for run in runs)
+    return found
 
 
 def _estimate(interval: Interval) -> Estimate:

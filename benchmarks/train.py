@@ -95,6 +95,8 @@ class Run:
     history: History = field(default_factory=History)
     best_file: TensorFile | None = None
     saved_at: float = field(default_factory=time.monotonic)
+    started_at: float | None = field(default_factory=time.monotonic)
+    """None where the run goes on from a checkpoint."""
 
 
 def train(config: TrainConfig) -> Result:
@@ -178,6 +180,7 @@ def _start(config: TrainConfig, manifest: Manifest, plan: Plan, store: Checkpoin
         state = checkpoint.state
         snapshot.restore(checkpoint.tensors, state, model, run.optimizers, run.loader)
         run.history, run.best_file = History.from_json(state["history"]), checkpoint.best
+        run.started_at = None
     return run
 
 
@@ -295,6 +298,7 @@ def _finish(run: Run, manifest: Manifest, plan: Plan) -> Result:
         num_steps=history.step,
         samples_per_second=history.num_samples / history.train_seconds,
         train_seconds=history.train_seconds,
+        total_seconds=None if run.started_at is None else time.monotonic() - run.started_at,
         peak_rss_bytes=peak_rss_bytes(),
         history=tuple(history.evaluations),
         environment=describe_environment(torch.get_num_threads()),

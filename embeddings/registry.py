@@ -69,6 +69,8 @@ class Method:
     formula: str
     baseline: bool = False
     """True for what every comparison shows beside the methods asked for."""
+    search_baseline: bool = False
+    """True for what a comparison shows beside searches."""
     supernet: bool = False
     """True for what is trained while a search runs, and never served."""
 

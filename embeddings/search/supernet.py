@@ -137,6 +137,11 @@ class Supernet(EmbeddingBagCollectionInterface):
         so that a plain lookup of it gives what this gives for an id."""
         raise NotImplementedError
 
+    def raw_tables(self) -> dict[str, Tensor]:
+        """The logical tables of every feature without what is learned about them: the weights that
+        a lottery ticket starts from."""
+        return self.effective_tables()
+
     def figures(self) -> dict[str, float]:
         """How the search stands, for the progress bar and the history."""
         return {}

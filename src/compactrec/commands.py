@@ -170,6 +170,43 @@ def train(
 
 @app.command()
 @with_train_options
+def search(
+    data: Data,
+    method: Annotated[str, Option(help="Search, with options: dnis:structure=structured.")],
+    budget: Annotated[list[str], Option(help=BUDGET + " Several: 1/4,1/16.")],
+    out: Annotated[Path, Option(help="Folder of the search.")] = Path("runs/search"),
+    plan: Annotated[
+        Path | None, Option("--plan", "-o", help="Where to put the plan too, for one budget.")
+    ] = None,
+    seed: Annotated[int, Option(min=0, help="Seed of weights, row order and draws.")] = 0,
+    *,
+    options: TrainOptions,
+) -> None:
+    """Find what each feature should get: train a supernet, derive plans.
+
+    Architecture is learned and chosen on training and validation rows; the test split stays closed.
+    The plan is then trained with `train` or `compare`. A search that was interrupted goes on from
+    its checkpoint.
+    """
+    from compactrec.benchmarks.search import search as run
+    from compactrec.benchmarks.search_config import search_for
+    from compactrec.benchmarks.search_report import report_search
+
+    if options.epochs is not None:
+        raise ValueError(
+            "a search has epochs of its own for each phase; leave --epochs out and set them as "
+            "options of the method, see 'compactrec methods'"
+        )
+    budgets = listed(budget)
+    if plan is not None and len(budgets) != 1:
+        raise ValueError(f"-o takes the plan of one budget, got {len(budgets)}: {budgets}")
+    base = options.train_config(data, out, seed)
+    result = run(search_for(base, method, budgets))
+    report_search(result, data, out, plan, _console())
+
+
+@app.command()
+@with_train_options
 def compare(
     data: Data,
     budget: Annotated[list[str], Option(help=BUDGET + " Several: 1/4,1/16.")],
