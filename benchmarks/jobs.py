@@ -7,11 +7,13 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from compactrec.benchmarks.budgets import parse_budget
 from compactrec.benchmarks.choices import FULL, MethodChoice, changed, full_serving_bytes
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.plans import plan_bytes, resolve_plan
+from compactrec.benchmarks.start import start_sha256
 from compactrec.benchmarks.study import Cell
 from compactrec.data.manifest import Manifest
 from compactrec.embeddings import get_method
@@ -93,7 +95,13 @@ def placed(
         path = config.out / "plans" / f"{_slug(job.cell)}_seed{seed}.json"
         plan.save(path)
         config, plan_digest = changed(config, plan=path), plan.digest
-    decides = {"config": config.resolved(), "plan": plan_digest, "data": manifest.sha256()}
+    decides: dict[str, Any] = {
+        "config": config.resolved(),
+        "plan": plan_digest,
+        "data": manifest.sha256(),
+    }
+    if config.start is not None:
+        decides["start"] = start_sha256(config.start)
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:10]
     name = f"{_slug(job.cell)}_{prefix}seed{config.seed}_{digest}"
     return changed(config, out=config.out / folder / name)

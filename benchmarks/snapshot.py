@@ -27,10 +27,12 @@ def take(
     model: nn.Module, optimizers: Optimizers, loader: Resumable
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights, optimizer state, loader position and random states. Tensors are not copied."""
-    optimizer_tensors, optimizer_state = optimizers.state()
+    with optimizers.behind():
+        weights = model.state_dict()
+        optimizer_tensors, optimizer_state = optimizers.state()
     random_tensors, random_state = _take_random()
     tensors = {
-        **_prefixed("model.", model.state_dict()),
+        **_prefixed("model.", weights),
         **_prefixed("optimizer.", optimizer_tensors),
         **_prefixed("random.", random_tensors),
     }
