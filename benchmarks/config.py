@@ -11,7 +11,7 @@ from compactrec.benchmarks.schedule import LearningRateSchedule
 
 __all__ = ["TrainConfig"]
 
-_PLACES = frozenset({"data", "out", "plan"})
+_PLACES = frozenset({"data", "out", "plan", "start"})
 _COSMETIC = frozenset({"quiet", "checkpoint_every_seconds", "checkpoint_every_steps", "keep_model"})
 
 
@@ -47,14 +47,24 @@ class TrainConfig(BaseModel):
     interaction_itself: bool = False
 
     batch_size: int = Field(default=2048, ge=1)
-    epochs: int = Field(default=1, ge=1)
+    start: Path | None = None
+    """Safetensors file with a state dict of the model, from which training starts."""
+    epochs: int = Field(default=1, ge=0)
+    """0: validate and test the weights of ``start`` as they are."""
     dense_optimizer: Literal["sgd", "adagrad", "adam"] = "adam"
     dense_learning_rate: float = Field(default=0.001, gt=0)
     dense_weight_decay: float = Field(default=0.0, ge=0)
-    table_optimizer: Literal["sgd", "adagrad", "rowwise_adagrad"] = "adagrad"
+    table_optimizer: Literal["sgd", "adagrad", "rowwise_adagrad", "adam"] = "adagrad"
+    """``adam`` only with engine ``eager``; lazy, on the rows of a batch, under ``touched_rows``."""
     table_learning_rate: float = Field(default=0.02, gt=0)
     table_eps: float = Field(default=1e-8, gt=0)
-    """Added to the root of the tables' Adagrad accumulator."""
+    """Added to the root of the tables' Adagrad accumulator, or of Adam's second moment."""
+    table_decay: float = Field(default=0.0, ge=0)
+    """Weight decay of the tables' physical rows, in the sense of ``decay_mode``."""
+    decay_mode: Literal["dense_coupled", "dense_decoupled", "touched_rows"] = "touched_rows"
+    """``dense_coupled``: ``g + table_decay w`` for every row in every step, inside the optimizer's
+    rule. ``dense_decoupled``: ``w (1 - rate table_decay)`` for every row in every step, before it.
+    ``touched_rows``: ``g + table_decay w`` for the rows of the batch; others do not move."""
     embedding_decay: float = Field(default=0.0, ge=0)
     """L2 penalty: this times the mean over examples of half the squared norm of all vectors looked
     up. On the complete vectors, so it means the same for every method; rows not looked up stay."""
@@ -98,8 +108,32 @@ class TrainConfig(BaseModel):
                 "engine 'eager' has no 'rowwise_adagrad'; use engine 'fused', or the table "
                 "optimizer 'adagrad' or 'sgd'"
             )
+        if self.engine == "fused" and self.table_optimizer == "adam":
+            raise ValueError(
+                "engine 'fused' has no 'adam', as FBGEMM's CPU operator has none; use engine "
+                "'eager', or the table optimizer 'adagrad', 'rowwise_adagrad' or 'sgd'"
+            )
+        if self.table_learning_rate * self.table_decay >= 1:
+            raise ValueError(
+                f"table_learning_rate {self.table_learning_rate:g} times table_decay "
+                f"{self.table_decay:g} must be below 1, or a step takes more than the whole "
+                f"weight; lower one of them"
+            )
+        if not self.epochs and self.start is None:
+            raise ValueError(
+                "epochs is 0 and there is no start, so nothing would be trained or loaded; give "
+                "start, or epochs of 1 or more"
+            )
         return self
 
     def resolved(self) -> dict[str, Any]:
-        """Everything that decides the result, as JSON, without the places of files."""
-        return self.model_dump(mode="json", exclude=set(_PLACES | _COSMETIC))
+        """Everything that decides the result, as JSON, without the places of files.
+
+        What does nothing is left out too: a decay of 0, and the mode where it changes nothing.
+        """
+        idle: set[str] = set()
+        if not self.table_decay:
+            idle = (
+                {"table_decay"} if self.table_optimizer == "adam" else {"table_decay", "decay_mode"}
+            )
+        return self.model_dump(mode="json", exclude=set(_PLACES | _COSMETIC | idle))

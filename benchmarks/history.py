@@ -35,15 +35,20 @@ class History:
         self.loss_sum += loss
         self.loss_steps += 1
 
+    @property
+    def samples_per_second(self) -> float:
+        """Over training alone; 0 before the first step."""
+        return self.num_samples / self.train_seconds if self.num_samples else 0.0
+
     def show(self, bar: ProgressBar) -> None:
         """Put the current figures on the progress bar."""
         last = self.evaluations[-1] if self.evaluations else None
         fresh = self.loss_sum / self.loss_steps if self.loss_steps else None
         bar.show(
             self.step,
-            loss=last.train_loss if fresh is None and last is not None else fresh or 0.0,
+            loss=(last.train_loss if fresh is None and last is not None else fresh) or 0.0,
             auc=None if last is None else last.validation.auc,
-            samples_per_second=self.num_samples / self.train_seconds,
+            samples_per_second=self.samples_per_second,
         )
 
     def is_evaluation_step(self, config: TrainConfig, steps_per_epoch: int) -> bool:
@@ -61,9 +66,8 @@ class History:
 
         Returns whether it is the best so far (a tie is not).
         """
-        evaluation = Evaluation(
-            step=self.step, train_loss=self.loss_sum / self.loss_steps, validation=validation
-        )
+        loss = self.loss_sum / self.loss_steps if self.loss_steps else None
+        evaluation = Evaluation(step=self.step, train_loss=loss, validation=validation)
         self.loss_sum, self.loss_steps = 0.0, 0
         self.evaluations.append(evaluation)
         if self.best is None or validation.auc > self.best.validation.auc:

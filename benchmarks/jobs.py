@@ -8,13 +8,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from compactrec.benchmarks.budgets import parse_budget
 from compactrec.benchmarks.choices import FULL, MethodChoice, changed, full_serving_bytes
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.plans import plan_bytes, resolve_plan
+from compactrec.benchmarks.start import start_sha256
 from compactrec.benchmarks.study import Cell
-from compactrec.data.manifest import Manifest, file_sha256
+from compactrec.data.manifest import Manifest
 from compactrec.embeddings import load_plan
 
 __all__ = ["Found", "Job", "make_jobs", "placed", "plain"]
@@ -111,7 +113,6 @@ def placed(
         path = config.out / "plans" / f"{_slug(job.cell)}_seed{seed}.json"
         plan.save(path)
         config, plan_digest = changed(config, plan=path), plan.digest
-    start = None
     if job.search is not None:
         found = job.found[seed]
         config = changed(
@@ -119,12 +120,13 @@ def placed(
             epochs=config.epochs if found.epochs is None else found.epochs,
         )  # fmt: skip
         plan_digest = load_plan(found.plan).digest
-        start = found.start and file_sha256(found.start)
-    decides: dict[str, object] = {
-        "config": config.resolved(), "plan": plan_digest, "data": manifest.sha256(),
-    }  # fmt: skip
-    if start is not None:
-        decides["start"] = start
+    decides: dict[str, Any] = {
+        "config": config.resolved(),
+        "plan": plan_digest,
+        "data": manifest.sha256(),
+    }
+    if config.start is not None:
+        decides["start"] = start_sha256(config.start)
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:10]
     name = f"{_slug(job.cell)}_{prefix}seed{config.seed}_{digest}"
     return changed(config, out=config.out / folder / name)

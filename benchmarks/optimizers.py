@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -10,9 +11,25 @@ from torch import Tensor, nn
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 
 from compactrec.benchmarks.config import TrainConfig
-from compactrec.embeddings import CompressedEmbeddingBagCollection, dense_parameters
+from compactrec.benchmarks.table_optimizer import TableOptimizer
+from compactrec.embeddings import (
+    CompressedEmbeddingBagCollection,
+    FusedOptimizer,
+    dense_parameters,
+)
 
-__all__ = ["Optimizers"]
+__all__ = ["Optimizers", "fused_optimizer"]
+
+
+def fused_optimizer(config: TrainConfig) -> FusedOptimizer | None:
+    """What a collection of engine ``fused`` applies in backward; None for ``eager``."""
+    if config.engine == "eager":
+        return None
+    assert config.table_optimizer != "adam", "the config refuses it"
+    return FusedOptimizer(
+        name=config.table_optimizer, learning_rate=config.table_learning_rate,
+        eps=config.table_eps, weight_decay=config.table_decay, decay_mode=config.decay_mode,
+    )  # fmt: skip
 
 
 class Optimizers:
@@ -24,37 +41,61 @@ class Optimizers:
 
     Args:
         model: holds ``tables`` somewhere inside.
-        tables: the embedding collection.
-        config: names, learning rates and schedule.
+        tables: the embedding collection, or several.
+        config: names, learning rates, decay and schedule.
+        exclude: parameters that are somebody else's. A fused table cannot be among them.
+        only_tables: update no weight but those of tables.
     """
 
     def __init__(
-        self, model: nn.Module, tables: CompressedEmbeddingBagCollection, config: TrainConfig
+        self,
+        model: nn.Module,
+        tables: CompressedEmbeddingBagCollection | Sequence[CompressedEmbeddingBagCollection],
+        config: TrainConfig,
+        *,
+        exclude: Iterable[nn.Parameter] = (),
+        only_tables: bool = False,
     ) -> None:
-        self._tables, self._config = tables, config
+        if isinstance(tables, CompressedEmbeddingBagCollection):
+            tables = [tables]
+        self._collections = list(tables)
+        self._names = [f"tables.{i}." for i in range(len(tables))]
+        if len(tables) == 1:
+            self._names = ["tables."]
+        self._config = config
         self._last_rates = (config.dense_learning_rate, config.table_learning_rate)
+        excluded = {id(p) for p in exclude}
+        _check_excluded(self._collections, excluded)
         in_tables = _table_weights(model)
-        parameters = dense_parameters(model)
+        parameters = [p for p in dense_parameters(model) if id(p) not in excluded]
         dense = [p for p in parameters if id(p) not in in_tables]
         eager = [p for p in parameters if id(p) in in_tables]
-        self._dense = _torch_optimizer(
-            config.dense_optimizer, dense, config.dense_learning_rate,
-            eps=1e-10, weight_decay=config.dense_weight_decay,
-        )  # fmt: skip
-        self._all = [self._dense]
-        self._eager: torch.optim.Optimizer | None = None
+        self._dense: torch.optim.Optimizer | None = None
+        self._all: list[torch.optim.Optimizer] = []
+        if dense and not only_tables:
+            self._dense = _torch_optimizer(
+                config.dense_optimizer, dense, config.dense_learning_rate,
+                eps=1e-10, weight_decay=config.dense_weight_decay,
+            )  # fmt: skip
+            self._all.append(self._dense)
+        self._eager: TableOptimizer | None = None
         if eager:
-            rate, eps = config.table_learning_rate, config.table_eps
-            self._eager = _torch_optimizer(config.table_optimizer, eager, rate, eps=eps)
-            self._all.append(self._eager)
+            self._eager = TableOptimizer(self._collections, eager, config)
+            self._all.append(self._eager.torch)
 
     def zero_grad(self) -> None:
-        for optimizer in self._all:
-            optimizer.zero_grad(set_to_none=True)
+        """Forget the gradients of what is updated here."""
+        if self._dense is not None:
+            self._dense.zero_grad(set_to_none=True)
+        if self._eager is not None:
+            self._eager.zero_grad()
 
     def step(self) -> None:
-        for optimizer in self._all:
-            optimizer.step()
+        """Update everything that backward has not updated yet."""
+        if self._dense is not None:
+            self._dense.step()
+        if self._eager is not None:
+            self._eager.step()
 
     def set_rates(self, step: int) -> None:
         """Set the learning rates of ``step`` (1 is the first), where they change."""
@@ -66,15 +107,32 @@ class Optimizers:
         if rates == self._last_rates:
             return
         self._last_rates = rates
-        _set_rate(self._dense, rates[0])
+        if self._dense is not None:
+            _set_rate(self._dense, rates[0])
         if self._eager is not None:
-            _set_rate(self._eager, rates[1])
-        else:
-            self._tables.set_learning_rate(rates[1])
+            _set_rate(self._eager.torch, rates[1])
+        for collection in self._collections:
+            if collection.engine == "fused":
+                collection.set_learning_rate(rates[1])
+
+    @contextmanager
+    def behind(self) -> Iterator[None]:
+        """Within it the tables' weights are saved as they are, together with what they missed.
+
+        Saving leaves no trace then: not even a last bit depends on when it was done.
+        """
+        with ExitStack() as stack:
+            for collection in self._collections:
+                stack.enter_context(collection.behind())
+            yield
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All state, as tensors by name and JSON."""
-        tensors = {f"tables.{k}": t for k, t in self._tables.optimizer_state_dict().items()}
+        tensors: dict[str, Tensor] = {}
+        for name, collection in zip(self._names, self._collections, strict=True):
+            tensors |= {name + k: t for k, t in collection.optimizer_state_dict().items()}
+            missed = collection.decay_state_dict()
+            tensors |= {f"decay.{name}{k}": t for k, t in missed.items()}
         groups = []
         for i, optimizer in enumerate(self._all):
             state = optimizer.state_dict()
@@ -87,8 +145,9 @@ class Optimizers:
 
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Take over what :meth:`state` gave."""
-        own = {k.removeprefix("tables."): t for k, t in tensors.items() if k.startswith("tables.")}
-        self._tables.load_optimizer_state_dict(own)
+        for name, collection in zip(self._names, self._collections, strict=True):
+            collection.load_optimizer_state_dict(_under(name, tensors))
+            collection.load_decay_state_dict(_under(f"decay.{name}", tensors))
         for i, (optimizer, groups) in enumerate(zip(self._all, state["param_groups"], strict=True)):
             values: dict[int, dict[str, Tensor]] = {}
             for key, tensor in tensors.items():
@@ -112,6 +171,22 @@ def _torch_optimizer(
     if name == "adam":
         return torch.optim.Adam(parameters, lr=rate, weight_decay=weight_decay, fused=True)
     raise ValueError(f"optimizer must be 'sgd', 'adagrad' or 'adam', got {name!r}")
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+
+
+def _check_excluded(
+    collections: Sequence[CompressedEmbeddingBagCollection], excluded: set[int]
+) -> None:
+    for collection in collections:
+        for name, weight in collection.tables.named_parameters():
+            if collection.engine == "fused" and id(weight) in excluded:
+                raise ValueError(
+                    f"{name} is a table of engine 'fused', which is updated in every backward "
+                    f"pass and cannot be excluded; build its collection with engine='eager'"
+                )
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

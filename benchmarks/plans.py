@@ -67,7 +67,11 @@ def method_of(config: TrainConfig, plan: Plan) -> str:
 
 def plan_bytes(config: TrainConfig, plan: Plan) -> Bytes:
     """Bytes of ``plan``, with the state of the optimizers of ``config``."""
-    report = size(plan, optimizer=config.table_optimizer, dense_optimizer=config.dense_optimizer)
+    lazy = config.engine == "fused" and config.table_decay > 0
+    report = size(
+        plan, optimizer=config.table_optimizer, dense_optimizer=config.dense_optimizer,
+        lazy_decay=lazy and config.decay_mode != "touched_rows",
+    )  # fmt: skip
     return Bytes(
         table_bytes=report.table_bytes,
         aux_bytes=report.aux_bytes,

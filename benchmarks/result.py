@@ -59,8 +59,8 @@ class Evaluation(_Frozen):
     """One validation during training."""
 
     step: int
-    train_loss: float
-    """Mean loss of the training batches since the evaluation before."""
+    train_loss: float | None
+    """Mean loss of the training batches since the evaluation before; None where there were none."""
     validation: Metrics
 
 
@@ -95,6 +95,8 @@ class Result(_Frozen):
     peak_rss_bytes: int
     history: tuple[Evaluation, ...]
     environment: dict[str, str | int | None]
+    start_sha256: str | None = None
+    """Hash of the file of weights that the run started from; None where it drew its own."""
 
     @property
     def headline(self) -> str:
@@ -130,7 +132,9 @@ class Result(_Frozen):
 
 
 def finished_result(folder: Path, identity: Mapping[str, Any]) -> Result | None:
-    """The result in ``folder``, if the run of this ``identity`` (config, plan, data) is finished.
+    """The result in ``folder``, if the run of this ``identity`` is finished.
+
+    An identity is config, plan, data and start.
 
     Raises:
         ValueError: the folder holds the result of another run.
@@ -142,6 +146,7 @@ def finished_result(folder: Path, identity: Mapping[str, Any]) -> Result | None:
         "config": result.config,
         "plan": result.plan,
         "data": result.data.manifest_sha256,
+        "start": result.start_sha256,
     }
     found = differences(theirs, identity)
     if found:

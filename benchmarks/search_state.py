@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +49,9 @@ class AllOptimizers:
 
     def __init__(self, weights: Optimizers, architecture: torch.optim.Optimizer | None) -> None:
         self.weights, self.architecture = weights, architecture
+
+    def behind(self) -> AbstractContextManager[None]:
+        return self.weights.behind()
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, state = self.weights.state()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +25,8 @@ class Resumable(Protocol):
 class Stateful(Protocol):
     """Optimizers whose state is tensors and JSON."""
 
+    def behind(self) -> AbstractContextManager[None]: ...
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]: ...
 
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None: ...
@@ -33,10 +36,12 @@ def take(
     model: nn.Module, optimizers: Stateful, loader: Resumable
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights, optimizer state, loader position and random states. Tensors are not copied."""
-    optimizer_tensors, optimizer_state = optimizers.state()
+    with optimizers.behind():
+        weights = model.state_dict()
+        optimizer_tensors, optimizer_state = optimizers.state()
     random_tensors, random_state = _take_random()
     tensors = {
-        **_prefixed("model.", model.state_dict()),
+        **_prefixed("model.", weights),
         **_prefixed("optimizer.", optimizer_tensors),
         **_prefixed("random.", random_tensors),
     }

@@ -191,7 +191,8 @@ def _row(cell: StudyCell, full: StudyCell | None, full_bytes: int | None) -> Row
     speed = fmean(run.samples_per_second for run in runs)
     ratio = None
     if full is not None:
-        ratio = speed / fmean(run.samples_per_second for run in full.results.values())
+        full_speed = fmean(run.samples_per_second for run in full.results.values())
+        ratio = speed / full_speed if full_speed else None  # 0: nothing was trained
     metrics = [run.tested.model_dump(exclude={"auc", "num_rows"}) for run in runs]
     return base.model_copy(
         update={

@@ -43,7 +43,7 @@ from compactrec.benchmarks.environment import (
 from compactrec.benchmarks.history import History
 from compactrec.benchmarks.memory import keep_freed_memory
 from compactrec.benchmarks.metrics import Metrics, evaluate
-from compactrec.benchmarks.optimizers import Optimizers
+from compactrec.benchmarks.optimizers import Optimizers, fused_optimizer
 from compactrec.benchmarks.penalty import EmbeddingPenalty
 from compactrec.benchmarks.plans import method_of, plan_bytes, resolve_plan
 from compactrec.benchmarks.progress import ProgressBar
@@ -55,6 +55,7 @@ from compactrec.benchmarks.result import (
     Result,
     finished_result,
 )
+from compactrec.benchmarks.start import load_start, start_sha256
 from compactrec.benchmarks.stopping import (
     TrainingCollapsed,
     TrainingDiverged,
@@ -64,7 +65,7 @@ from compactrec.benchmarks.stopping import (
 from compactrec.data.folder import locked
 from compactrec.data.loader import BatchLoader
 from compactrec.data.manifest import Manifest
-from compactrec.embeddings import CompressedEmbeddingBagCollection, FusedOptimizer, Plan
+from compactrec.embeddings import CompressedEmbeddingBagCollection, Plan
 from compactrec.models.dlrm import DLRM
 
 __all__ = [
@@ -121,7 +122,11 @@ def train(config: TrainConfig) -> Result:
         if split not in manifest.splits or not manifest.splits[split].num_rows:
             raise ValueError(f"{config.data} has no {split} rows; prepare it with all three splits")
     plan = resolve_plan(config, manifest)
-    identity = {"config": config.resolved(), "plan": plan.to_json(), "data": manifest.sha256()}
+    start = start_sha256(config.start)
+    identity = {
+        "config": config.resolved(), "plan": plan.to_json(), "data": manifest.sha256(),
+        "start": start,
+    }  # fmt: skip
     with locked(config.out):
         resumable = {**identity, "versions": library_versions()}
         store = CheckpointStore(config.out / "checkpoint", resumable)
@@ -131,7 +136,7 @@ def train(config: TrainConfig) -> Result:
         config.out.mkdir(parents=True, exist_ok=True)
         run = _start(config, manifest, plan, store)
         _fit(run)
-        return _finish(run, manifest, plan)
+        return _finish(run, manifest, plan, start)
 
 
 def build_model(
@@ -139,16 +144,8 @@ def build_model(
 ) -> tuple[nn.Module, CompressedEmbeddingBagCollection]:
     """The model of ``config`` and, inside it, its embeddings, started from ``config.seed``."""
     torch.manual_seed(config.seed)
-    fused = FusedOptimizer(
-        name=config.table_optimizer,
-        learning_rate=config.table_learning_rate,
-        eps=config.table_eps,
-    )
     embeddings = CompressedEmbeddingBagCollection(
-        plan,
-        engine=config.engine,
-        device=config.device,
-        optimizer=fused if config.engine == "fused" else None,
+        plan, engine=config.engine, device=config.device, optimizer=fused_optimizer(config)
     )
     return click_model(config, embeddings, num_dense), embeddings
 
@@ -167,6 +164,8 @@ def click_model(
 def _start(config: TrainConfig, manifest: Manifest, plan: Plan, store: CheckpointStore) -> Run:
     """Build everything; go on from the checkpoint, if there is one."""
     model, embeddings = build_model(config, plan, len(manifest.dense))
+    if config.start is not None:
+        load_start(model, config.start)
     run = Run(
         config=config,
         model=model,
@@ -187,6 +186,8 @@ def _start(config: TrainConfig, manifest: Manifest, plan: Plan, store: Checkpoin
 def _fit(run: Run) -> None:
     config, history = run.config, run.history
     num_steps = config.epochs * len(run.loader)
+    if not num_steps:
+        _validate(run)
     with ProgressBar(config.method or "train", num_steps, config.quiet) as bar:
         while history.epoch < config.epochs and not history.stopped:
             _train_epoch(run, bar)
@@ -273,7 +274,7 @@ def predict(model: nn.Module, loader: BatchLoader, device: str) -> tuple[Floats,
     return torch.cat(logits).numpy(), torch.cat(labels).numpy()
 
 
-def _finish(run: Run, manifest: Manifest, plan: Plan) -> Result:
+def _finish(run: Run, manifest: Manifest, plan: Plan, start: str | None) -> Result:
     """Test the selected weights, once, and write everything down; ``result.json`` comes last."""
     config, history, out = run.config, run.history, run.config.out
     assert history.best is not None
@@ -296,12 +297,13 @@ def _finish(run: Run, manifest: Manifest, plan: Plan) -> Result:
         test=test,
         best_step=history.best.step,
         num_steps=history.step,
-        samples_per_second=history.num_samples / history.train_seconds,
+        samples_per_second=history.samples_per_second,
         train_seconds=history.train_seconds,
         total_seconds=None if run.started_at is None else time.monotonic() - run.started_at,
         peak_rss_bytes=peak_rss_bytes(),
         history=tuple(history.evaluations),
         environment=describe_environment(torch.get_num_threads()),
+        start_sha256=start,
     )
     result.save(out)
     run.store.remove()

@@ -1,6 +1,7 @@
 """CompressedEmbeddingBagCollection: any plan behind torchrec's EmbeddingBagCollection interface."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, cast
 
 import torch
@@ -206,11 +207,52 @@ class CompressedEmbeddingBagCollection(EmbeddingBagCollectionInterface):
             raise ValueError("set_learning_rate is for engine='fused'; use your optimizer's groups")
         self._fused().set_learning_rate(learning_rate)
 
+    def catch_up(self) -> None:
+        """Let rows make up for the weight decay they missed; for who reads weights in training.
+
+        Not needed for ``state_dict()``, ``eval()`` or ``optimizer_state_dict()``, which call it.
+        """
+        if self.engine == "fused":
+            self._fused().catch_up()
+
+    def decay_state_dict(self) -> dict[str, Tensor]:
+        """What rows have missed, so that a run can go on bit by bit; empty without lazy decay.
+
+        Goes with weights and optimizer state that were read under :meth:`behind`.
+        """
+        lazy = self._fused().lazy_decay if self.engine == "fused" else None
+        return {} if lazy is None else lazy.state()
+
+    def load_decay_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what :meth:`decay_state_dict` gave, after the weights were loaded."""
+        lazy = self._fused().lazy_decay if self.engine == "fused" else None
+        if lazy is not None:
+            lazy.load(state)
+        elif state:
+            raise ValueError(
+                "decay state is for engine='fused' with a dense weight decay, which this "
+                "collection has not; build it with the optimizer that was saved"
+            )
+
+    @contextmanager
+    def behind(self) -> Iterator[None]:
+        """Within it weights are read as they are, behind by what :meth:`decay_state_dict` says."""
+        lazy = self._fused().lazy_decay if self.engine == "fused" else None
+        if lazy is None or lazy.paused:
+            yield
+            return
+        lazy.paused = True
+        try:
+            yield
+        finally:
+            lazy.paused = False
+
     def _fused(self) -> "FusedTables":
         return cast("FusedTables", self.tables)
 
     def _draw_tables(self, generator: torch.Generator | None) -> None:
         """The same numbers from the same seed under every engine."""
+        self.catch_up()  # so that nothing is left to be made up for
         for table in self._specs:
             holder = cast(nn.ModuleDict, self.tables.embedding_bags)[table.name]
             table.init_fn(cast(Tensor, holder.weight), generator)

@@ -1,7 +1,9 @@
 """The fused engine: FBGEMM's table-batched lookups, the optimizer inside the backward pass.
 
 State-dict keys and shapes are those of a plain ``EmbeddingBagCollection``; the weights registered
-here are views into FBGEMM's one buffer.
+here are views into FBGEMM's one buffer. Under a dense weight decay the rows that no batch has held
+lately are behind (``decay.py``): ``state_dict()``, ``eval()`` and ``catch_up()`` bring them up to
+date, and who reads the parameters directly calls one of these first.
 
 FBGEMM is told to check no row, so what is in range is what came before it: the rewrite refuses ids
 out of range, and a lowering refuses arrays with rows out of range. A collection built with
@@ -25,6 +27,8 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
 from torch import Tensor, nn
 
 from compactrec.embeddings.contract import Table
+from compactrec.embeddings.decay import LazyDecay
+from compactrec.embeddings.fused_decay import FusedDecay, Lookup
 from compactrec.embeddings.fused_optimizer import FusedOptimizer
 
 __all__ = ["FusedTables"]
@@ -34,6 +38,9 @@ _KINDS = {
     "adagrad": EmbOptimType.EXACT_ADAGRAD,
     "rowwise_adagrad": EmbOptimType.EXACT_ROWWISE_ADAGRAD,
 }
+
+_LIVE = ("_operator", "_modules", "_decay")
+"""Attributes that are made anew in a copy."""
 
 
 class _Weight(nn.Module):
@@ -88,6 +95,11 @@ class FusedTables(nn.Module):
             values, lengths, weights = self._permuted(values, lengths, weights, num_bags)
         offsets = torch.zeros(lengths.numel() + 1, dtype=torch.int64, device=lengths.device)
         torch.cumsum(lengths, 0, out=offsets[1:])
+        if self._decay is not None:
+            lookup = Lookup(
+                values, lengths, weights, num_bags, tuple(self._feature_tables), self.part_dims
+            )
+            return self._decay.look_up(lambda: self._tbe()(values, offsets, weights), lookup)
         pooled: Tensor = self._tbe()(values, offsets, weights)
         return pooled
 
@@ -105,10 +117,33 @@ class FusedTables(nn.Module):
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Change the learning rate from the next backward on."""
+        if self._decay is not None:
+            self._decay.set_rate(learning_rate)
         self._tbe().set_learning_rate(learning_rate)
+
+    @property
+    def lazy_decay(self) -> LazyDecay | None:
+        """What rows have missed, under a dense weight decay."""
+        return None if self._decay is None else self._decay.lazy
+
+    @torch.no_grad()
+    def catch_up(self) -> None:
+        """Bring all rows up to date with the decay that they have missed."""
+        if self.lazy_decay is not None:
+            self.lazy_decay.catch_up_all()
+
+    def train(self, mode: bool = True) -> "FusedTables":
+        """As for any module; all rows are up to date for evaluation."""
+        if not mode:
+            self.catch_up()
+        return super().train(mode)
 
     def optimizer_state_dict(self) -> dict[str, Tensor]:
         """State per table, as views, by ``<table>.momentum1``; empty for SGD."""
+        self.catch_up()
+        return self._momenta()
+
+    def _momenta(self) -> dict[str, Tensor]:
         out = {}
         names = [table.name for table in self.tables]
         states = self._tbe().split_optimizer_states() or [()] * len(names)  # SGD has none
@@ -120,7 +155,7 @@ class FusedTables(nn.Module):
 
     def load_optimizer_state_dict(self, state: dict[str, Tensor]) -> None:
         """Copy a state in; raise ``ValueError`` naming keys or shapes that do not fit."""
-        own = self.optimizer_state_dict()
+        own = self._momenta()
         if own.keys() != state.keys():
             differing = sorted(own.keys() ^ state.keys())
             raise ValueError(f"optimizer state of other tables or another optimizer: {differing}")
@@ -150,6 +185,11 @@ class FusedTables(nn.Module):
         # Outside the module tree: its flat buffer is not part of the state dict.
         object.__setattr__(self, "_operator", operator)
         self._tie()
+        self._decay: FusedDecay | None = None
+        if self.optimizer.weight_decay:
+            # `.data`: autograd must not count what happens between a lookup and its update.
+            weights = [view.data for view in self._views()]
+            self._decay = FusedDecay(self.optimizer, weights, list(self._momenta().values()))
 
     def _tbe(self) -> SplitTableBatchedEmbeddingBagsCodegen:
         found = self.__dict__["_operator"]
@@ -166,6 +206,14 @@ class FusedTables(nn.Module):
             assert isinstance(holder, _Weight)
             holder.weight = nn.Parameter(view.detach(), requires_grad=False)
 
+    def _save_to_state_dict(self, *args: Any) -> None:
+        self.catch_up()
+        super()._save_to_state_dict(*args)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self.catch_up()  # what is loaded over it has missed nothing
+        super()._load_from_state_dict(*args)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FusedTables":
         probe = fn(torch.empty(0, device=self.device))
         if probe.device != self.device or probe.dtype != torch.float32:
@@ -176,17 +224,19 @@ class FusedTables(nn.Module):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {k: v for k, v in self.__dict__.items() if k not in ("_operator", "_modules")}
+        lazy = self.lazy_decay
+        state = {k: v for k, v in self.__dict__.items() if k not in _LIVE}
         state["_saved"] = (
             [view.clone() for view in self._views()],
-            {k: v.clone() for k, v in self.optimizer_state_dict().items()},
-            float(self._tbe().get_learning_rate()),
+            {k: v.clone() for k, v in self._momenta().items()},
+            self._decay.rate if self._decay else float(self._tbe().get_learning_rate()),
+            {k: v.clone() for k, v in lazy.state().items()} if lazy is not None else None,
         )
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
-        weights, momenta, learning_rate = state.pop("_saved")
+        weights, momenta, learning_rate, missed = state.pop("_saved")
         self.__dict__.update(state)
         self.__dict__["_modules"] = {}
         self.embedding_bags = nn.ModuleDict({table.name: _Weight() for table in self.tables})
@@ -195,6 +245,8 @@ class FusedTables(nn.Module):
             view.copy_(weight)
         self.load_optimizer_state_dict(momenta)
         self.set_learning_rate(learning_rate)
+        if self.lazy_decay is not None:
+            self.lazy_decay.load(missed)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "FusedTables":
         clone = self.__class__.__new__(self.__class__)

@@ -65,6 +65,7 @@ def size(
     *,
     optimizer: TableOptimizer = "rowwise_adagrad",
     dense_optimizer: DenseOptimizer = "adagrad",
+    lazy_decay: bool = False,
 ) -> SizeReport:
     """Bytes of ``plan``, without allocating its tables.
 
@@ -72,6 +73,7 @@ def size(
         features: if given, must be the ones the plan was made for (``ValueError`` otherwise).
         optimizer: what trains the tables; ``rowwise_adagrad`` keeps 4 bytes per physical row.
         dense_optimizer: what trains the combines.
+        lazy_decay: the fused engine has a dense weight decay: 8 bytes more per physical row.
     """
     if features is not None:
         plan.check_features(tuple(features))
@@ -89,6 +91,7 @@ def size(
         aux_bytes=aux_bytes(plan.features, lowered),
         dense_bytes=dense,
         optimizer_bytes=_table_states(lowered, optimizer)
+        + 8 * lazy_decay * sum(group.num_rows for group in groups)
         + dense * _STATES_PER_WEIGHT[dense_optimizer],
         groups=tuple(groups),
     )

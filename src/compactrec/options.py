@@ -45,7 +45,18 @@ class TrainOptions:
         float | None, Option("--dense-lr", help="Learning rate of the rest. [0.001]")
     ] = None
     table_optimizer: Annotated[
-        str | None, Option(help="sgd, adagrad or rowwise_adagrad. [adagrad]", metavar="NAME")
+        str | None,
+        Option(
+            help="sgd, adagrad, rowwise_adagrad, or adam with engine eager. [adagrad]",
+            metavar="NAME",
+        ),
+    ] = None
+    table_decay: Annotated[float | None, Option(min=0, help="Weight decay of tables. [0]")] = None
+    decay_mode: Annotated[
+        str | None,
+        Option(
+            help="dense_coupled, dense_decoupled or touched_rows. [touched_rows]", metavar="NAME"
+        ),
     ] = None
     device: Annotated[str | None, Option(help="Torch device. [cpu]")] = None
     num_threads: Annotated[

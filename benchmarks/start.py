@@ -1,0 +1,59 @@
+"""The weights that a run starts from, where they come from a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from compactrec.data.manifest import file_sha256
+
+__all__ = ["load_start", "start_sha256"]
+
+
+def start_sha256(path: Path | None) -> str | None:
+    """Hash of the file's bytes, by which a run knows its start; None without one.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    if path is None:
+        return None
+    if not path.is_file():
+        raise ValueError(
+            f"start {path} is not a file; give a safetensors file with the state dict of the model"
+        )
+    return file_sha256(path)
+
+
+def load_start(model: nn.Module, path: Path) -> None:
+    """Put the weights and integer state of ``path`` into ``model``.
+
+    Raises:
+        ValueError: the file is no safetensors file, or its keys, shapes or types are not exactly
+            those of the model.
+    """
+    try:
+        found = load_file(str(path))
+    except SafetensorError as error:
+        raise ValueError(f"start {path} is not a whole safetensors file ({error})") from error
+    own = model.state_dict()
+    wrong = [f"{key} is missing" for key in own.keys() - found.keys()]
+    wrong += [f"{key} is not of this model" for key in found.keys() - own.keys()]
+    for key in own.keys() & found.keys():
+        theirs, ours = _kind(found[key]), _kind(own[key])
+        if theirs != ours:
+            wrong.append(f"{key} is {theirs} there and {ours} here")
+    if wrong:
+        raise ValueError(
+            f"start {path} does not fit the model: {'; '.join(sorted(wrong))}. Give the plan and "
+            "the model settings that it was saved with"
+        )
+    model.load_state_dict(found)
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"

@@ -1,0 +1,170 @@
+"""What weight decay does to tables: the same in every engine, step by step, and in the long run."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from compactrec.benchmarks.config import TrainConfig
+from compactrec.benchmarks.optimizers import Optimizers, fused_optimizer
+from compactrec.benchmarks.snapshot import restore, take
+from compactrec.embeddings import (
+    CompressedEmbeddingBagCollection,
+    Feature,
+    FullConfig,
+    Group,
+    Plan,
+    full_plan,
+    make_plan,
+    method_names,
+    size,
+)
+from compactrec.embeddings import decay as decay_module
+from tests.benchmarks.test_optimizers import NoLoader
+from tests.contract.support import Batch
+from tests.reference.decay import DecayedTable
+
+MODES = ("dense_coupled", "dense_decoupled", "touched_rows")
+KINDS = [
+    ("eager", "sgd"),
+    ("eager", "adagrad"),
+    ("eager", "adam"),
+    ("fused", "sgd"),
+    ("fused", "adagrad"),
+    ("fused", "rowwise_adagrad"),
+]
+each_mode = pytest.mark.parametrize("mode", MODES)
+each_kind = pytest.mark.parametrize(("engine", "optimizer"), KINDS)
+FEATURES = (
+    Feature(name="a", num_ids=37, dim=8, max_bag=4),
+    Feature(name="b", num_ids=21, dim=4, max_bag=4, pooling="mean"),
+    Feature(name="c", num_ids=11, dim=4, max_bag=4),
+    Feature(name="d", num_ids=21, dim=4, max_bag=4),
+)
+PLAN = Plan(
+    features=FEATURES,
+    groups=tuple(
+        Group(features=names, config=FullConfig()) for names in (("a",), ("b", "d"), ("c",))
+    ),
+)
+"""Tables of two widths, one of them read by two features that are not neighbours."""
+SCHEDULE = {"warmup_steps": 7, "decay_start_step": 20, "num_decay_steps": 40}
+"""Rates that differ from step to step."""
+
+
+def settings(engine: str, optimizer: str, mode: str, **changes: Any) -> TrainConfig:
+    return TrainConfig.model_validate(
+        {
+            "data": Path(), "out": Path(), "method": "full", "engine": engine,
+            "table_optimizer": optimizer, "table_learning_rate": 0.05, "table_eps": 1e-6,
+            "table_decay": 0.3, "decay_mode": mode, "schedule": SCHEDULE, **changes,
+        }
+    )  # fmt: skip
+
+
+def build(
+    config: TrainConfig, plan: Plan = PLAN, *, weighted: bool = False
+) -> tuple[CompressedEmbeddingBagCollection, Optimizers]:
+    torch.manual_seed(3)
+    collection = CompressedEmbeddingBagCollection(
+        plan, engine=config.engine, optimizer=fused_optimizer(config), is_weighted=weighted
+    )
+    with torch.no_grad():
+        for weight in collection.state_dict().values():
+            if weight.is_floating_point():
+                weight.normal_()
+    return collection, Optimizers(collection, collection, config)
+
+
+def make_batch(seed: int, weighted: bool = False) -> Batch:
+    """Bags of 0 to 4 ids with repeats; mostly few ids, so that others stay away for long."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(high: int) -> int:
+        return int(torch.randint(0, high, (), generator=generator))
+
+    bags, weights = {}, {}
+    for feature in FEATURES:
+        high = feature.num_ids if seed % 9 == 0 else 5
+        assert high is not None
+        bags[feature.name] = [[draw(high) for _ in range(draw(5))] for _ in range(3)]
+        weights[feature.name] = [[0.5 + draw(4) for _ in bag] for bag in bags[feature.name]]
+    return Batch(bags, weights if weighted else None)
+
+
+def loss_of(collection: CompressedEmbeddingBagCollection, batch: Batch, seed: int) -> Tensor:
+    out = collection(batch.kjt()).values()
+    generator = torch.Generator().manual_seed(seed)
+    return (out * torch.randn(out.shape, generator=generator) + 0.05 * out**2).sum()
+
+
+def run(
+    collection: CompressedEmbeddingBagCollection,
+    optimizers: Optimizers,
+    steps: range,
+    weighted: bool = False,
+) -> None:
+    for number in steps:
+        optimizers.set_rates(number)
+        loss = loss_of(collection, make_batch(number, weighted), number)
+        optimizers.zero_grad()
+        loss.backward()
+        optimizers.step()
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    return {key: t.clone() for key, t in model.state_dict().items() if t.is_floating_point()}
+
+
+def reference(config: TrainConfig, steps: range, weighted: bool) -> dict[str, Tensor]:
+    """The same run with the literal table; gradients come from an eager collection."""
+    collection, _ = build(settings("eager", "sgd", "touched_rows"), weighted=weighted)
+    named = dict(collection.tables.named_parameters())
+    tables = {
+        name: DecayedTable(
+            weight.tolist(), config.table_optimizer, config.decay_mode, config.table_decay,
+            config.table_eps,
+        )
+        for name, weight in named.items()
+    }  # fmt: skip
+    table_of = {"a": 0, "b": 1, "c": 2, "d": 1}
+    names = sorted(named, key=lambda n: "abc".index(n.split(".")[1].removeprefix("t_")[0]))
+    for number in steps:
+        with torch.no_grad():
+            for name, weight in named.items():
+                weight.copy_(torch.tensor(tables[name].rows))
+        collection.zero_grad()
+        batch = make_batch(number, weighted)
+        loss_of(collection, batch, number).backward()
+        rate = config.schedule.rate(config.table_learning_rate, number)
+        for i, name in enumerate(names):
+            grad = named[name].grad
+            assert grad is not None
+            bags = [bag for key, bag in batch.bags.items() if table_of[key] == i]
+            touched = {id_ for feature in bags for bag in feature for id_ in bag}
+            tables[name].step({r: grad[r].tolist() for r in touched}, rate)
+    return {f"tables.{name}": torch.tensor(table.rows) for name, table in tables.items()}
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+@each_mode
+@each_kind
+def test_many_steps_equal_the_literal_table(
+    engine: str, optimizer: str, mode: str, weighted: bool
+) -> None:
+    config = settings(engine, optimizer, mode)
+    steps = range(1, 81)  # more than what is replayed at once
+    collection, optimizers = build(config, weighted=weighted)
+    start = weights(collection)
+    run(collection, optimizers, steps, weighted)
+    expected = reference(config, steps, weighted)
+    found = weights(collection)
+    assert found.keys() == expected.keys()
+    for key, tensor in expected.items():
+        torch.testing.assert_close(found[key], tensor, rtol=2e-4, atol=2e-5, msg=key)
+        assert not torch.equal(tensor, start[key])
+    undecayed = reference(settings(engine, optimizer, mode, table_decay=0.0), steps, weighted)
+    assert any((undecayed[key] - found[key]).abs().max() > 0.01 for key in found)
