@@ -14,7 +14,7 @@ from compactrec.embeddings.hashing import hash_strings
 from compactrec.embeddings.layers import CompressedEmbedding, CompressedEmbeddingBag
 from compactrec.embeddings.mixed import MixedConfig
 from compactrec.embeddings.parameters import dense_parameters
-from compactrec.embeddings.plan import Group, Plan, select
+from compactrec.embeddings.plan import Group, Plan, load_plan, select
 from compactrec.embeddings.pruned import PrunedConfig
 from compactrec.embeddings.rare import RareConfig
 from compactrec.embeddings.registry import (
@@ -57,6 +57,7 @@ __all__ = [
     "full_plan",
     "get_method",
     "hash_strings",
+    "load_plan",
     "make_plan",
     "method_names",
     "select",

@@ -36,6 +36,11 @@ class Combine(nn.Module):
     linear: bool = True
     """True where the combine commutes with sum pooling."""
 
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What must be equal, beside the slots, for combines to run together."""
+        return (type(self),)
+
     def forward(self, slots: list[Tensor]) -> Tensor:
         """``[(..., d_j), ...] -> (..., D)``"""
         raise NotImplementedError
@@ -105,6 +110,10 @@ class Place(Combine):
         self.columns, self.dim = tuple(columns), dim
         self.take = None if take is None else tuple(take)
         self._front = take is None and self.columns == tuple(range(len(self.columns)))
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        return (Place, len(self.columns), self.take is None)
 
     def forward(self, slots: list[Tensor]) -> Tensor:
         return Place.forward_many([self], [slot.unsqueeze(-2) for slot in slots]).squeeze(-2)

@@ -122,7 +122,7 @@ def _groups(outputs: Sequence[Output]) -> list[_Group]:
 
 def _shape(output: Output) -> tuple[object, ...]:
     slots = tuple((len(slot.parts), slot.dim, slot.whole) for slot in output.inputs[0])
-    return type(output.combine), slots, output.dim, len(output.inputs)
+    return output.combine.kind, slots, output.dim, len(output.inputs)
 
 
 def _group(outputs: tuple[Output, ...]) -> _Group:

@@ -17,7 +17,15 @@ from compactrec.embeddings.feature import Feature, check_features
 from compactrec.embeddings.full import FullConfig
 from compactrec.embeddings.registry import config_from_dict, lower
 
-__all__ = ["Group", "Plan", "select"]
+__all__ = [
+    "Group",
+    "Plan",
+    "array_checksum",
+    "load_plan",
+    "read_plan_file",
+    "select",
+    "write_plan_file",
+]
 
 FORMAT, VERSION = "compactrec.plan", 1
 _KEYS = {"format", "version", "features", "groups", "arrays"}
@@ -78,6 +86,16 @@ class Plan:
     def __hash__(self) -> int:
         return hash(self.digest)
 
+    @property
+    def plans(self) -> "tuple[Plan, ...]":
+        """The collections that a model of this plan holds: this one."""
+        return (self,)
+
+    @property
+    def methods(self) -> frozenset[str]:
+        """The names of all methods in the plan."""
+        return frozenset(group.config.method for group in self.groups)
+
     def group_features(self, group: Group) -> tuple[Feature, ...]:
         """The features of a group, as objects."""
         by_name = {feature.name: feature for feature in self.features}
@@ -107,7 +125,7 @@ class Plan:
             "groups": [
                 {"features": list(g.features), "config": g.config.to_dict()} for g in self.groups
             ],
-            "arrays": {name: _checksum(array) for name, array in sorted(self.arrays.items())},
+            "arrays": {name: array_checksum(array) for name, array in sorted(self.arrays.items())},
         }
 
     @staticmethod
@@ -129,7 +147,7 @@ class Plan:
             if name not in arrays:
                 raise ValueError(f"array {name!r} of the plan is missing")
             check_array(name, arrays[name])
-            if _checksum(arrays[name]) != checksum:
+            if array_checksum(arrays[name]) != checksum:
                 raise ValueError(f"array {name!r} of the plan was changed: its checksum differs")
         try:
             features = tuple(Feature.model_validate(f) for f in value["features"])
@@ -140,32 +158,49 @@ class Plan:
 
     def save(self, path: str | Path) -> None:
         """Write ``path`` (JSON) and, if there are arrays, ``<path>.safetensors`` beside it."""
-        from safetensors.torch import save_file
-
-        path = Path(path)
-        if self.arrays:
-            save_file(dict(self.arrays), str(_arrays_path(path)))
-        text = json.dumps(self.to_json(), indent=1) + "\n"
-        temporary = path.with_name(path.name + ".partial")
-        temporary.write_text(text)
-        temporary.replace(path)
+        write_plan_file(path, self.to_json(), self.arrays)
 
     @staticmethod
     def load(path: str | Path) -> "Plan":
         """Read a plan that :meth:`save` wrote."""
-        from safetensors.torch import load_file
+        return Plan.from_json(*read_plan_file(path))
 
-        path = Path(path)
-        try:
-            value = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not JSON ({error}); expected a plan file") from None
-        if not isinstance(value, dict):
-            raise ValueError(f"{path} is not a plan file: expected a JSON object")
-        arrays: dict[str, Tensor] = {}
-        if value.get("arrays"):
-            arrays = load_file(str(_arrays_path(path)))
-        return Plan.from_json(value, arrays)
+
+def load_plan(path: str | Path) -> Plan:
+    """The plan in a file, whatever kind of plan it is."""
+    return Plan.load(path)
+
+
+def write_plan_file(path: str | Path, value: Mapping[str, Any], arrays: Arrays) -> None:
+    """Write ``path`` (JSON) and, if there are arrays, ``<path>.safetensors`` beside it."""
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    if arrays:
+        save_file(dict(arrays), str(_arrays_path(path)))
+    text = json.dumps(value, indent=1) + "\n"
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def read_plan_file(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The JSON object of a plan file and, where it names ``arrays``, those beside it."""
+    from safetensors.torch import load_file
+
+    path = Path(path)
+    try:
+        value = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}); expected a plan file") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is not a plan file: expected a JSON object")
+    return value, load_file(str(_arrays_path(path))) if value.get("arrays") else {}
+
+
+def array_checksum(array: Tensor) -> str:
+    """A hash of the bytes of a tensor on the CPU."""
+    return hashlib.sha256(array.numpy().tobytes()).hexdigest()
 
 
 def select(
@@ -217,7 +252,3 @@ def _group(value: Any) -> Group:
 
 def _arrays_path(path: Path) -> Path:
     return path.with_name(path.name + ".safetensors")
-
-
-def _checksum(array: Tensor) -> str:
-    return hashlib.sha256(array.numpy().tobytes()).hexdigest()

@@ -57,6 +57,8 @@ class _BagTables(nn.Module):
             self.embedding_bags[name](rows[i], ends[i], weights[i])
             for i, name in enumerate(part_tables)
         ]
+        if not pooled:  # every id is dropped
+            return torch.zeros(num_bags, 0, device=bags.lengths.device)
         return pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=1)
 
 
@@ -171,7 +173,7 @@ class SingleFeature(nn.Module):
         """The plain table ``(num_embeddings, embedding_dim)`` that this layer stands for."""
         if self.num_embeddings is None:
             raise ValueError("an open vocabulary has no plain table to materialize")
-        device = next(self.parameters()).device
+        device = next(self.buffers()).device
         ids = torch.arange(self.num_embeddings, device=device)
         table = torch.cat([self.per_id(chunk) for chunk in ids.split(_CHUNK)])
         if self.padding_idx is not None:

@@ -1,9 +1,9 @@
 """Single values kept: every id has its own subset of the D columns, all others are exact zeros.
 
 What searches over single values derive: magnitude pruning, PEP (Liu et al., ICLR 2021, arXiv
-2101.07577), DNIS (Cheng, Shen, Huang, arXiv 2006.04466) in its unstructured form. ``e(x)_c = v[q(x,
-c)]`` where the mask has a value for ``(x, c)``, else 0. Linear, so bags pool exactly; a mean divides
-by the number of ids. The layout is ours; the papers give none.
+2101.07577), DNIS (Cheng, Shen, Huang, arXiv 2006.04466) in its unstructured form. ``e(x)_c =
+v[q(x, c)]`` where the mask has a value for ``(x, c)``, else 0. Linear, so bags pool exactly; a mean
+divides by the number of ids. The layout is ours; the papers give none.
 
 The ``m`` ids that keep a value are found by a bitmap over ids, and their values by a bitmap over
 ``m`` rows for every column that has any. Values are numbered column by column, and the quarters of
@@ -157,13 +157,14 @@ def sparse_assignment(
     num_ids = require_num_ids("sparse", feature)
     bits = as_bools("sparse", feature, mask, (num_ids, feature.dim))
     values = tuple(int(n) for n in bits.sum(axis=0))
-    keep = bits.any(axis=1)
+    keep: NDArray[np.bool_] = np.any(bits, axis=1)
     num_rows = int(keep.sum())
     if not num_rows:
         return SparseConfig(values=values, rows=0), {}
     stored = np.flatnonzero(np.array(values))
     name = f"{feature.name}__mask"
-    arrays = {name: pack_bits(np.ascontiguousarray(bits[keep][:, stored].T))}
+    columns: NDArray[np.bool_] = np.ascontiguousarray(bits[keep][:, stored].T)
+    arrays = {name: pack_bits(columns)}
     if keep[:num_rows].all():
         return SparseConfig(values=values, rows=num_rows, mask=name), arrays
     kept = f"{feature.name}__kept"

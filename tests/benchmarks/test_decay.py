@@ -1,6 +1,5 @@
 """What weight decay does to tables: the same in every engine, step by step, and in the long run."""
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +9,13 @@ from torch import Tensor, nn
 
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.optimizers import Optimizers, fused_optimizer
-from compactrec.benchmarks.snapshot import restore, take
 from compactrec.embeddings import (
     CompressedEmbeddingBagCollection,
     Feature,
     FullConfig,
     Group,
     Plan,
-    full_plan,
-    make_plan,
-    method_names,
-    size,
 )
-from compactrec.embeddings import decay as decay_module
-from tests.benchmarks.test_optimizers import NoLoader
 from tests.contract.support import Batch
 from tests.reference.decay import DecayedTable
 

@@ -58,7 +58,7 @@ def _outputs(case: Case) -> list[Output]:
 def test_gradcheck_of_combines(case: Case) -> None:
     generator = torch.Generator().manual_seed(2)
     checked = 0
-    for output in _outputs(case):
+    for output in (o for o in _outputs(case) if o.inputs[0]):
         combine = copy.deepcopy(output.combine).double()
         parameters = list(combine.parameters())
         with torch.no_grad():
@@ -77,7 +77,7 @@ def test_gradcheck_of_combines(case: Case) -> None:
 
         assert torch.autograd.gradcheck(run, (*slots, *parameters))
         checked += 1
-    assert checked == len(_outputs(case))
+    assert checked == sum(bool(o.inputs[0]) for o in _outputs(case))  # the rest drop every id
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

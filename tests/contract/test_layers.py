@@ -100,6 +100,9 @@ def test_embedding_equals_reference(one: One) -> None:
     out = layer(torch.tensor(ids).view(2, 3, 2))
     assert out.shape == (2, 3, 2, one.feature.dim)
     assert_near(out.reshape(12, -1).double(), expected.detach())
+    if not weights.leaves:  # every id is dropped
+        assert not out.requires_grad
+        return
     cotangent = torch.rand(12, one.feature.dim) - 0.5
     (out.reshape(12, -1) * cotangent).sum().backward()
     trained = list(weights.leaves.values())
@@ -137,7 +140,7 @@ def test_layers_survive_copies_pickles_and_state_dicts(one: One) -> None:
     ids = torch.tensor(one.ids(5))
     expected = layer(ids)
     other = one.layer(CompressedEmbedding)
-    assert not torch.allclose(other(ids), expected)
+    assert not list(layer.parameters()) or not torch.allclose(other(ids), expected)
     other.load_state_dict(layer.state_dict())
     for twin in (other, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         torch.testing.assert_close(twin(ids), expected, rtol=0, atol=0)
@@ -167,11 +170,14 @@ def test_padding_gives_zeros_and_no_gradient(one: One) -> None:
     out = layer(torch.tensor([[1, 0], [1, 1]])).detach()
     assert float(out[0, 0].abs().max()) == 0.0
     assert float(out[1].abs().max()) == 0.0
-    assert float(out[0, 1].abs().max()) > 0.0
+    plain = one.layer(CompressedEmbedding)(torch.tensor([0])).detach()
+    assert (float(out[0, 1].abs().max()) > 0.0) == (float(plain.abs().max()) > 0.0)
     bag = one.layer(CompressedEmbeddingBag, mode="mean", padding_idx=1)
     with_padding = bag(torch.tensor([[0, 1, 1], [1, 1, 1]])).detach()
     assert_near(with_padding[:1], bag(torch.tensor([[0]])).detach())
     assert float(with_padding[1].abs().max()) == 0.0
+    if not list(layer.parameters()):  # every id is dropped
+        return
     layer(torch.tensor([1])).sum().backward()
     assert all(p.grad is None or float(p.grad.abs().max()) == 0.0 for p in layer.parameters())
 
