@@ -218,7 +218,7 @@ class SearchLoop:
     def _keep_best(self) -> None:
         old, progress = self._best, self._progress
         name = f"best-{progress.phase}-{progress.step:09d}.safetensors"
-        self._best = self._store.write(name, self._model.state_dict())
+        self._best = self._store.write(name, snapshot.distinct_state(self._model))
         if old is not None and old.name != name:
             self._store.discard(old)
 
@@ -226,7 +226,7 @@ class SearchLoop:
         """Take up what the phase keeps, and let the next one begin."""
         progress = self._progress
         if phase.keep == "best" and self._best is not None and progress.best_auc is not None:
-            self._model.load_state_dict(self._store.read(self._best))
+            snapshot.load_distinct_state(self._model, self._store.read(self._best))
         progress.phase, progress.step = progress.phase + 1, 0
         progress.best_auc, progress.evals_since_best = None, 0
         self._save()

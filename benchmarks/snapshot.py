@@ -11,7 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Resumable", "Stateful", "restore", "take"]
+__all__ = [
+    "Resumable",
+    "Stateful",
+    "distinct_state",
+    "load_distinct_state",
+    "restore",
+    "take",
+]
 
 
 class Resumable(Protocol):
@@ -37,7 +44,7 @@ def take(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights, optimizer state, loader position and random states. Tensors are not copied."""
     with optimizers.behind():
-        weights = model.state_dict()
+        weights = distinct_state(model)
         optimizer_tensors, optimizer_state = optimizers.state()
     random_tensors, random_state = _take_random()
     tensors = {
@@ -57,10 +64,29 @@ def restore(
     loader: Resumable,
 ) -> None:
     """Put back, in place, what :func:`take` gave."""
-    model.load_state_dict(_without("model.", tensors))
+    load_distinct_state(model, _without("model.", tensors))
     optimizers.load(_without("optimizer.", tensors), state["optimizer"])
     loader.load_state_dict(state["loader"])
     _restore_random(_without("random.", tensors), state["random"])
+
+
+def distinct_state(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict without second names of one tensor (tied weights), which no file holds."""
+    found: dict[tuple[int, torch.Size], str] = {}
+    state: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        place = (tensor.data_ptr(), tensor.shape)
+        if tensor.numel() == 0 or found.setdefault(place, name) == name:
+            state[name] = tensor
+    return state
+
+
+def load_distinct_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Put back what :func:`distinct_state` gave."""
+    own = distinct_state(model)
+    if own.keys() != state.keys():
+        raise ValueError(f"state of another model: {sorted(own.keys() ^ state.keys())} differ")
+    model.load_state_dict(dict(state), strict=False)
 
 
 def _take_random() -> tuple[dict[str, Tensor], dict[str, Any]]:
