@@ -9,6 +9,7 @@ from compactrec.embeddings.config import MethodConfig
 from compactrec.embeddings.feature import Feature
 from compactrec.embeddings.full import FullConfig
 from compactrec.embeddings.fused_optimizer import FusedOptimizer
+from compactrec.embeddings.gated import GatedConfig
 from compactrec.embeddings.hashed import HashConfig
 from compactrec.embeddings.hashing import hash_strings
 from compactrec.embeddings.layers import CompressedEmbedding, CompressedEmbeddingBag
@@ -40,6 +41,7 @@ __all__ = [
     "Feature",
     "FullConfig",
     "FusedOptimizer",
+    "GatedConfig",
     "Group",
     "HashConfig",
     "Method",

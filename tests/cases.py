@@ -31,6 +31,7 @@ METHODS: tuple[MethodCases, ...] = (
     cases_of("unified"),
     cases_of("pruned"),
     cases_of("sparse"),
+    cases_of("gated"),
 )
 
 

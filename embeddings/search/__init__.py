@@ -13,10 +13,12 @@ from compactrec.embeddings.search.base import (
     register_search,
     search_names,
 )
+from compactrec.embeddings.search.dnis import DnisOptions
 from compactrec.embeddings.search.supernet import Losses, Supernet
 
 __all__ = [
     "Derived",
+    "DnisOptions",
     "Losses",
     "Phase",
     "Search",

@@ -36,7 +36,9 @@ from tests.cases import SOME
 ROOT = Path(__file__).resolve().parents[2]
 STEPS_PER_EPOCH = -(-ROWS["train"] // 64)
 FILES = {"model.safetensors", "plan.json", "result.json", "test_predictions.safetensors"}
-TIMED = ("samples_per_second", "train_seconds", "peak_rss_bytes", "environment")
+TIMED = (
+    "samples_per_second", "train_seconds", "total_seconds", "peak_rss_bytes", "environment",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
