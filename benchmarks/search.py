@@ -74,7 +74,7 @@ def search(config: SearchConfig) -> SearchResult:
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     keep_freed_memory()
     reset_peak_rss()
-    train, started = config.train, time.perf_counter()
+    train = config.train
     if train.num_threads is not None:
         torch.set_num_threads(train.num_threads)
     manifest = Manifest.load(train.data)
@@ -93,6 +93,7 @@ def search(config: SearchConfig) -> SearchResult:
         run = _start(config, manifest, store)
         loop = SearchLoop(train, run.model, run.supernet, store, config.search)
         loop.run()
+        ended = time.perf_counter()
         found = _derive_all(run)
         result = SearchResult(
             search=config.search,
@@ -104,7 +105,7 @@ def search(config: SearchConfig) -> SearchResult:
             history=loop.entries,
             found=found,
             train_seconds=loop.seconds,
-            total_seconds=time.perf_counter() - started,
+            total_seconds=loop.wall_seconds + time.perf_counter() - ended,
             supernet_bytes=sum(p.numel() * p.element_size() for p in run.model.parameters()),
             peak_rss_bytes=peak_rss_bytes(),
             environment=describe_environment(torch.get_num_threads()),
@@ -229,7 +230,7 @@ def _derive(run: _Run, trained: Trained, initial: _Initial, budget: int | None) 
     start = None
     if derived.tables is not None or derived.dense != "fresh":
         start = f"{name}.start.safetensors"
-        state = _start_state(run, derived, initial)
+        state = {k: t.contiguous() for k, t in _start_state(run, derived, initial).items()}
         write_atomically(folder / start, tensors_to_bytes(state))
     return FoundPlan(
         budget_bytes=budget,

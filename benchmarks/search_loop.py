@@ -69,6 +69,7 @@ class SearchLoop:
         self._progress = SearchProgress()
         self._best: TensorFile | None = None
         self._saved_at = time.monotonic()
+        self._counted_at = time.perf_counter()
 
     @property
     def entries(self) -> tuple[SearchEntry, ...]:
@@ -79,6 +80,11 @@ class SearchLoop:
     def seconds(self) -> float:
         """Of training: loading, weight and architecture steps; validations are left out."""
         return self._progress.seconds
+
+    @property
+    def wall_seconds(self) -> float:
+        """Of all there was up to the end, over all processes that worked on it."""
+        return self._progress.wall_seconds
 
     def run(self) -> None:
         """Train what is left of all phases; the model then holds what the last one kept.
@@ -239,6 +245,9 @@ class SearchLoop:
         return seconds is not None and time.monotonic() - self._saved_at >= seconds
 
     def _save(self) -> None:
+        now = time.perf_counter()
+        self._progress.wall_seconds += now - self._counted_at
+        self._counted_at = now
         tensors, state = snapshot.take(self._model, self._optimizers, self._loaders)
         state["progress"] = self._progress.to_json()
         order = 1_000_000_000 * self._progress.phase + self._progress.step

@@ -67,7 +67,8 @@ class SearchResult(_Frozen):
     train_seconds: float
     """Weight and architecture steps with their loading."""
     total_seconds: float
-    """All of it: validations, candidates and writing too; of the process that ended it."""
+    """All of it: validations, candidates and writing too; over all processes, but for what a kill
+    undid."""
     supernet_bytes: int
     """Weights that were trained: tables, gates, thresholds and the rest of the model."""
     peak_rss_bytes: int

@@ -32,6 +32,8 @@ class SearchProgress:
     loss_sum: float = 0.0
     loss_steps: int = 0
     seconds: float = 0.0
+    wall_seconds: float = 0.0
+    """Validations and writing too, up to the last checkpoint."""
     num_samples: int = 0
     entries: list[SearchEntry] = field(default_factory=list)
 
