@@ -14,12 +14,14 @@ from compactrec.embeddings.search.base import (
     search_names,
 )
 from compactrec.embeddings.search.dnis import DnisOptions
+from compactrec.embeddings.search.magnitude import MagnitudeOptions
 from compactrec.embeddings.search.supernet import Losses, Supernet
 
 __all__ = [
     "Derived",
     "DnisOptions",
     "Losses",
+    "MagnitudeOptions",
     "Phase",
     "Search",
     "SearchTask",

@@ -24,12 +24,10 @@ form are ours. Bytes while searching: those of the full tables and ``4 * L * D``
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
@@ -37,7 +35,6 @@ from compactrec.embeddings.full import FullConfig
 from compactrec.embeddings.gated import Gate, GatedConfig
 from compactrec.embeddings.placing import logical_table
 from compactrec.embeddings.plan import Group, Plan
-from compactrec.embeddings.pruned import pruned_assignment, pruned_bytes
 from compactrec.embeddings.search.base import (
     Derived,
     Phase,
@@ -46,6 +43,7 @@ from compactrec.embeddings.search.base import (
     Trained,
     register_search,
 )
+from compactrec.embeddings.search.block_columns import block_columns
 from compactrec.embeddings.search.blocks import (
     FeatureBlocks,
     blocks_of_all,
@@ -54,7 +52,6 @@ from compactrec.embeddings.search.blocks import (
 )
 from compactrec.embeddings.search.hypergradient import hypergradient
 from compactrec.embeddings.search.pruning import (
-    largest_within,
     masked,
     masks_at_bytes,
     masks_at_ratio,
@@ -62,14 +59,10 @@ from compactrec.embeddings.search.pruning import (
     num_kept,
     searched_tables,
     sparse_plan,
-    table_bytes_of,
 )
 from compactrec.embeddings.search.supernet import Losses, Supernet
 
 __all__ = ["DnisOptions", "DnisSupernet", "feature_blocks", "normalised"]
-
-_COLUMN = tuple[str, int, int]
-"""Feature, block, column."""
 
 
 class DnisOptions(BaseModel):
@@ -109,9 +102,9 @@ class DnisOptions(BaseModel):
     """Share of values to drop where no budget is given."""
     threshold: float | None = Field(default=None, ge=0)
     """Or: keep values of at least this magnitude."""
-    retrain: Literal["none", "frozen_alpha_then_prune", "prune_then_masked_finetune"] = (
-        "prune_then_masked_finetune"
-    )
+    retrain: Literal["none", "frozen_alpha_then_prune", "prune_then_masked_finetune"] = "none"
+    """``none`` serves the pruned values as they are; the second trains with alpha frozen before
+    they are pruned; the third trains what was kept on."""
     retrain_epochs: int = Field(default=1, ge=1)
     """Of ``frozen_alpha_then_prune``; 2 in a published notebook."""
 
@@ -241,7 +234,11 @@ def derive_dnis(trained: Trained, budget_bytes: int | None) -> Derived:
     tables = trained.supernet.effective_tables()
     own = searched_tables(task, tables)
     if o.structure == "structured":
-        plan, kept = _structured(trained, own, budget_bytes)
+        assert isinstance(trained.supernet, DnisSupernet)
+        plan, kept = block_columns(
+            task, own, trained.supernet.blocks,
+            budget_bytes=budget_bytes, ratio=o.ratio, threshold=o.threshold,
+        )  # fmt: skip
         kept_values = sum(int(mask.sum()) for mask in kept.values())
     else:
         if budget_bytes is not None:
@@ -259,94 +256,6 @@ def derive_dnis(trained: Trained, budget_bytes: int | None) -> Derived:
         epochs=None if o.retrain == "prune_then_masked_finetune" else 0,
         notes={"kept_values": kept_values, "dropped": 1 - kept_values / total},
     )
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """The mean magnitude of every column of every block, and the blocks of ids."""
-
-    ranked: list[_COLUMN]
-    """Largest mean first."""
-    means: list[float]
-    block_of: dict[str, NDArray[np.int64]]
-    rows: dict[str, tuple[int, ...]]
-
-
-def _structured(
-    trained: Trained, tables: Mapping[str, Tensor], budget_bytes: int | None
-) -> tuple[Plan, dict[str, Tensor]]:
-    """Dense sub-tables: the columns with the largest block means, as many as fit."""
-    task, o = trained.task, trained.task.options
-    assert isinstance(trained.supernet, DnisSupernet)
-    columns = _columns(tables, trained.supernet.blocks)
-    features = {f.name: f for f in task.searched_features}
-    rest = sum(table_bytes_of(f) for f in task.features if f.name not in features)
-
-    def at(kept: int) -> dict[str, list[list[int]]]:
-        chosen: dict[str, list[list[int]]] = {
-            name: [[] for _ in columns.rows[name]] for name in features
-        }
-        for name, block, column in columns.ranked[:kept]:
-            chosen[name][block].append(column)
-        return chosen
-
-    def estimate(chosen: dict[str, list[list[int]]]) -> int:
-        total = rest
-        for name, of_blocks in chosen.items():
-            dims = [len(c) for c in of_blocks]
-            total += pruned_bytes(len(tables[name]), columns.rows[name], dims, ids="order")
-        return total
-
-    def plan(chosen: dict[str, list[list[int]]]) -> Plan:
-        groups, arrays = [], dict[str, Tensor]()
-        for feature in task.features:
-            if feature.name not in chosen:
-                groups.append(Group((feature.name,), FullConfig()))
-                continue
-            block_of = columns.block_of[feature.name]
-            of_blocks = chosen[feature.name]
-            config, own = pruned_assignment(feature, None, of_blocks, block_of=block_of)
-            arrays |= own
-            groups.append(Group((feature.name,), config))
-        return Plan(task.features, tuple(groups), arrays)
-
-    num_columns = len(columns.ranked)
-    if budget_bytes is not None:
-        chosen = largest_within(at, estimate, plan, num_columns, budget_bytes)
-    elif o.threshold is not None:
-        chosen = at(sum(mean >= o.threshold for mean in columns.means))
-    else:
-        chosen = at(num_columns - round((o.ratio or 0.0) * num_columns))
-    masks = {}
-    for name, of_blocks in chosen.items():
-        by_block = torch.zeros(len(of_blocks), task.dim, dtype=torch.bool)
-        for block, kept in enumerate(of_blocks):
-            by_block[block, kept] = True
-        masks[name] = by_block[torch.from_numpy(columns.block_of[name])]
-    return plan(chosen), masks
-
-
-def _columns(tables: Mapping[str, Tensor], blocks: Mapping[str, FeatureBlocks]) -> _Columns:
-    scored: list[tuple[float, _COLUMN]] = []
-    block_of: dict[str, NDArray[np.int64]] = {}
-    for name, table in tables.items():
-        mine = blocks[name]
-        rank = np.arange(len(table)) if mine.rank is None else mine.rank
-        block = np.searchsorted(np.cumsum(mine.rows), rank, side="right")
-        block_of[name] = block
-        sums = torch.zeros(len(mine.rows), table.shape[1], dtype=torch.float64)
-        sums.index_add_(0, torch.from_numpy(block), table.abs().double())
-        counts = torch.tensor(mine.rows, dtype=torch.float64).clamp(min=1)
-        means = sums / counts[:, None]
-        scored += [
-            (float(means[b, c]), (name, b, c))
-            for b, n in enumerate(mine.rows)
-            if n
-            for c in range(table.shape[1])
-        ]
-    scored.sort(key=lambda item: -item[0])
-    rows = {name: blocks[name].rows for name in tables}
-    return _Columns([c for _, c in scored], [mean for mean, _ in scored], block_of, rows)
 
 
 register_search(

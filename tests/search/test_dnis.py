@@ -197,7 +197,7 @@ def test_plans_fit_their_budget_and_serve_the_pruned_product(
     masks = []
     for budget in (3_000, 2_000, 1_200):
         derived = derive_dnis(trained(net), budget)
-        assert size(derived.plan).serving_bytes <= budget
+        assert 0.93 * budget < size(derived.plan).serving_bytes <= budget
         collection = CompressedEmbeddingBagCollection(derived.plan)
         assert derived.tables is not None
         place(collection, derived.tables)
