@@ -23,6 +23,7 @@ from compactrec.embeddings.registry import (
     method_names,
 )
 from compactrec.embeddings.size import SizeReport, size
+from compactrec.embeddings.thresholded import ThresholdedConfig
 from compactrec.embeddings.unified import UnifiedConfig
 from compactrec.embeddings.uniform import UniformConfig
 
@@ -46,6 +47,7 @@ __all__ = [
     "Plan",
     "RareConfig",
     "SizeReport",
+    "ThresholdedConfig",
     "UnifiedConfig",
     "UniformConfig",
     "all_method_names",

@@ -57,8 +57,9 @@ def _outputs(case: Case) -> list[Output]:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_gradcheck_of_combines(case: Case) -> None:
     generator = torch.Generator().manual_seed(2)
+    outputs = [output for output in _outputs(case) if not output.combine.surrogate]
     checked = 0
-    for output in _outputs(case):
+    for output in outputs:
         combine = copy.deepcopy(output.combine).double()
         parameters = list(combine.parameters())
         with torch.no_grad():
@@ -77,7 +78,7 @@ def test_gradcheck_of_combines(case: Case) -> None:
 
         assert torch.autograd.gradcheck(run, (*slots, *parameters))
         checked += 1
-    assert checked == len(_outputs(case))
+    assert checked == len(outputs)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

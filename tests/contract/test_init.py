@@ -70,6 +70,9 @@ def test_dense_parts_start_as_their_layer_does(case: Case) -> None:
             draws.setdefault(name, []).append(values)
     shapes = {name: values[0].shape for name, values in draws.items()}
     for name, values in draws.items():
+        if name.endswith(".threshold"):
+            assert not torch.stack(values).any()
+            continue
         bound = _bound(name, shapes)
         _three_errors(torch.stack(values), -bound, bound)
 
