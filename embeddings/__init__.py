@@ -26,6 +26,7 @@ from compactrec.embeddings.registry import (
 )
 from compactrec.embeddings.size import SizeReport, size
 from compactrec.embeddings.sparse import SparseConfig
+from compactrec.embeddings.thresholded import ThresholdedConfig
 from compactrec.embeddings.unified import UnifiedConfig
 from compactrec.embeddings.uniform import UniformConfig
 
@@ -52,6 +53,7 @@ __all__ = [
     "RareConfig",
     "SizeReport",
     "SparseConfig",
+    "ThresholdedConfig",
     "UnifiedConfig",
     "UniformConfig",
     "all_method_names",

@@ -35,6 +35,8 @@ class Combine(nn.Module):
 
     linear: bool = True
     """True where the combine commutes with sum pooling."""
+    surrogate: bool = False
+    """True where the backward pass is by design not the derivative of the forward pass."""
 
     @property
     def kind(self) -> tuple[object, ...]:

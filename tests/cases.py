@@ -32,6 +32,7 @@ METHODS: tuple[MethodCases, ...] = (
     cases_of("pruned"),
     cases_of("sparse"),
     cases_of("gated"),
+    cases_of("thresholded"),
 )
 
 

@@ -119,7 +119,8 @@ def scramble(collection: CompressedEmbeddingBagCollection, plan: Plan) -> None:
         for name, weight in collection.state_dict().items():
             table = name.split(".")[-2]
             if weight.is_floating_point() and table not in fixed:
-                weight.uniform_(-1, 1)
+                # A threshold lies among the norms that it is compared with.
+                weight.uniform_(0 if name.endswith(".threshold") else -1, 1)
 
 
 def weights_of(collection: CompressedEmbeddingBagCollection) -> Weights:

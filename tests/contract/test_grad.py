@@ -36,17 +36,19 @@ def test_gradients_equal_reference(case: Case, bags: Bags, weighted: bool) -> No
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_gradients_are_not_all_zero(case: Case) -> None:
-    collection = build(case.plan)
-    _, expected = table_gradients(
-        case.plan, weights_of(collection), make_batch(case.plan, "multi", size=30)
-    )
+    weights, used = weights_of(build(case.plan)), set[str]()
+    for seed in range(6):  # a table of few rows of many ids is not in every batch
+        batch = make_batch(case.plan, "multi", size=30, seed=seed)
+        _, expected = table_gradients(case.plan, weights, batch)
+        used |= {name for name, grad in expected.items() if float(grad.abs().max()) > 0}
+        if len(used) == len(expected):
+            break
     frozen = {
         f"tables.embedding_bags.{table.name}.weight"
         for part in case.plan.lower()
         for table in part.tables
         if table.init.kind == "identity"
     }
-    used = {name for name, grad in expected.items() if float(grad.abs().max()) > 0}
     assert used == expected.keys() - frozen
 
 
@@ -57,8 +59,10 @@ def _outputs(case: Case) -> list[Output]:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_gradcheck_of_combines(case: Case) -> None:
     generator = torch.Generator().manual_seed(2)
+    # The rest drop every id, or have a surrogate in the place of a gradient.
+    outputs = [o for o in _outputs(case) if o.inputs[0] and not o.combine.surrogate]
     checked = 0
-    for output in (o for o in _outputs(case) if o.inputs[0]):
+    for output in outputs:
         combine = copy.deepcopy(output.combine).double()
         parameters = list(combine.parameters())
         with torch.no_grad():
@@ -77,7 +81,7 @@ def test_gradcheck_of_combines(case: Case) -> None:
 
         assert torch.autograd.gradcheck(run, (*slots, *parameters))
         checked += 1
-    assert checked == sum(bool(o.inputs[0]) for o in _outputs(case))  # the rest drop every id
+    assert checked == len(outputs)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

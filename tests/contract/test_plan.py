@@ -114,7 +114,7 @@ def test_damaged_plans_are_refused(case: Case, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"format and version are \('compactrec.plan', 99\)"):
         Plan.from_json(value | {"version": 99}, case.plan.arrays)
     groups = value["groups"][1:]
-    first = value["groups"][0]["features"][0]
+    first = ", ".join(sorted(value["groups"][0]["features"]))
     with pytest.raises(ValueError, match=f"the plan leaves out features: {first}"):
         Plan.from_json(value | {"groups": groups}, case.plan.arrays)
     with pytest.raises(ValueError, match=f"names features in several groups: {first}"):
