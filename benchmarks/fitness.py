@@ -26,8 +26,8 @@ _ROWS_AT_ONCE = 16_384
 class Fitness:
     """Validation AUC of many candidates, each a mask on the vectors.
 
-    The vectors of a fixed sample of validation rows are read once; a candidate costs a forward pass
-    of the rest of the model over them, several candidates in one batch.
+    The vectors of a fixed sample of validation rows are read once a call; a candidate costs a
+    forward pass of the rest of the model over them, several candidates in one batch.
 
     Args:
         model: holds ``supernet`` in the place of its embeddings.
@@ -36,8 +36,6 @@ class Fitness:
 
     def __init__(self, model: nn.Module, supernet: Supernet, batch: Batch) -> None:
         self._model, self._supernet, self._batch = model, supernet, batch
-        with torch.no_grad():
-            self._vectors = supernet.vectors(batch.kjt())
         self._labels = batch.labels.numpy()
 
     @property
@@ -48,15 +46,17 @@ class Fitness:
     def __call__(self, masks: Tensor) -> Tensor:
         """``(C, F, D)`` masks -> AUC ``(C,)``, float64."""
         found: list[float] = []
+        with torch.no_grad():
+            vectors = self._supernet.vectors(self._batch.kjt())
         for chunk in masks.split(max(1, _ROWS_AT_ONCE // self.num_rows)):
-            found += [auc(row, self._labels) for row in self._logits(chunk).numpy()]
+            found += [auc(row, self._labels) for row in self._logits(vectors, chunk).numpy()]
         return torch.tensor(found, dtype=torch.float64)
 
     @torch.no_grad()
-    def _logits(self, masks: Tensor) -> Tensor:
+    def _logits(self, of_rows: Tensor, masks: Tensor) -> Tensor:
         """``(c, B)``"""
         count = masks.shape[0]
-        vectors = (self._vectors * masks[:, None]).flatten(0, 1)
+        vectors = (of_rows * masks[:, None]).flatten(0, 1)
         dense = self._batch.dense.repeat(count, 1)
         was_training = self._model.training
         self._model.eval()

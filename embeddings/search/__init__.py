@@ -15,6 +15,7 @@ from compactrec.embeddings.search.base import (
 )
 from compactrec.embeddings.search.dnis import DnisOptions
 from compactrec.embeddings.search.magnitude import MagnitudeOptions
+from compactrec.embeddings.search.optembed import OptEmbedOptions
 from compactrec.embeddings.search.supernet import Losses, Supernet
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "DnisOptions",
     "Losses",
     "MagnitudeOptions",
+    "OptEmbedOptions",
     "Phase",
     "Search",
     "SearchTask",

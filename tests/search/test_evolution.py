@@ -1,0 +1,153 @@
+"""The evolution: what it must never do, and what the published code does."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from compactrec.embeddings.search.evolution import Budget, EvolutionOptions, Evolved, evolve
+
+NUM_GENES, DIM = 39, 64
+"""Fields and width of the published runs on Criteo."""
+
+
+class Toy:
+    """A separable fitness, minus the distance to known widths; notes what it is asked."""
+
+    def __init__(self, seed: int, num_genes: int = NUM_GENES, dim: int = DIM) -> None:
+        self.target = np.random.default_rng(seed).integers(1, dim + 1, num_genes)
+        self.asked: list[np.ndarray] = []
+        self.calls = 0
+
+    def __call__(self, genes: np.ndarray) -> np.ndarray:
+        self.calls += 1
+        self.asked += [g.copy() for g in genes]
+        return self.score(genes)
+
+    def score(self, genes: np.ndarray) -> np.ndarray:
+        return -np.abs(np.atleast_2d(genes) - self.target).sum(1).astype(float)
+
+
+def run(seed: int, **options: object) -> tuple[Toy, Evolved]:
+    toy = Toy(seed)
+    settings_ = EvolutionOptions.model_validate(options)
+    rng = np.random.default_rng(seed + 1000)
+    return toy, evolve(toy, NUM_GENES, DIM, settings_, rng)
+
+
+def test_what_comes_back_is_what_was_judged_best() -> None:
+    for seed in range(10):
+        toy, found = run(seed)
+        assert toy.score(found.best)[0] == found.fitness
+        assert found.fitness == max(toy.score(np.stack(toy.asked)))
+        assert list(found.history) == sorted(found.history)
+        assert len(found.history) == 30
+
+
+def test_candidates_are_judged_together_and_never_twice() -> None:
+    toy, found = run(0)
+    assert toy.calls <= 30
+    assert len({g.tobytes() for g in toy.asked}) == len(toy.asked) == found.num_judged <= 600
+
+
+def test_every_generation_has_as_many_candidates() -> None:
+    sizes = []
+
+    def fitness(genes: np.ndarray) -> np.ndarray:
+        sizes.append(len(genes))
+        return np.random.default_rng(len(sizes)).random(len(genes))
+
+    options = EvolutionOptions(generations=5, mutation_probability=1.0, num_crossovers=4)
+    evolve(fitness, NUM_GENES, DIM, options, np.random.default_rng(0))
+    assert sizes[0] == 14
+    assert all(size <= 14 for size in sizes)
+
+
+def test_an_easy_optimum_is_reached() -> None:
+    toy = Toy(3, num_genes=4, dim=4)
+    options = EvolutionOptions(generations=60)
+    found = evolve(toy, 4, 4, options, np.random.default_rng(1))
+    assert found.fitness == 0.0
+    assert np.array_equal(found.best, toy.target)
+
+
+def test_parents_are_not_mutated() -> None:
+    """The published code writes into the parent, and so into the best one it remembers."""
+    kept: list[np.ndarray] = []
+    given_: list[np.ndarray] = []
+
+    def fitness(genes: np.ndarray) -> np.ndarray:
+        given_.append(genes)
+        kept.append(genes.copy())
+        return -genes.sum(1).astype(float)
+
+    evolve(fitness, NUM_GENES, DIM, EvolutionOptions(generations=6), np.random.default_rng(0))
+    assert all(np.array_equal(a, b) for a, b in zip(given_, kept, strict=True))
+
+
+def test_the_published_code_saves_what_it_did_not_judge() -> None:
+    """On this toy the saved candidate differs from the logged one in every run, and is worse."""
+    logged, saved, fixed = [], [], []
+    for seed in range(20):
+        toy, official = run(seed, strict_official=True)
+        logged.append(official.fitness)
+        saved.append(float(toy.score(official.best)[0]))
+        fixed.append(run(seed)[1].fitness)
+    assert all(s < f for s, f in zip(saved, logged, strict=True))
+    assert np.mean(logged) == pytest.approx(-422, abs=25)
+    assert np.mean(saved) == pytest.approx(-537, abs=40)
+    assert np.mean(fixed) > np.mean(logged) + 30
+
+
+def test_a_mutated_gene_of_the_published_code_is_never_1() -> None:
+    genes = 200
+
+    def fitness(population: np.ndarray) -> np.ndarray:
+        seen.append(population.copy())
+        return np.random.default_rng(len(seen)).random(len(population))
+
+    for strict, expected in ((True, False), (False, True)):
+        seen: list[np.ndarray] = []
+        options = EvolutionOptions(
+            generations=12, mutation_probability=1.0, num_crossovers=1, strict_official=strict
+        )
+        evolve(fitness, genes, 4, options, np.random.default_rng(0))
+        assert bool((np.concatenate(seen[3:]) == 1).any()) == expected
+
+
+def test_most_children_of_the_published_code_are_copies_where_genes_are_few() -> None:
+    def share(strict: bool) -> float:
+        populations: list[np.ndarray] = []
+
+        def fitness(population: np.ndarray) -> np.ndarray:
+            populations.append(population.copy())
+            return np.random.default_rng(len(populations)).random(len(population))
+
+        options = EvolutionOptions(
+            generations=20, mutation_probability=0.0, num_mutations=1, num_crossovers=30,
+            num_parents=31, strict_official=strict,
+        )  # fmt: skip
+        evolve(fitness, 6, DIM, options, np.random.default_rng(0))
+        first = {g.tobytes() for g in populations[0]}
+        return len([g for g in populations[1] if g.tobytes() not in first]) / len(populations[0])
+
+    assert share(strict=True) < 0.15 < 0.5 < share(strict=False)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 999), share=st.floats(0.05, 1.0))
+def test_only_candidates_that_fit_are_judged(seed: int, share: float) -> None:
+    rng = np.random.default_rng(seed)
+    costs = np.cumsum(rng.integers(1, 100, (6, 8)), axis=1)
+    limit = int(costs[:, 0].sum() + share * (costs[:, -1] - costs[:, 0]).sum())
+    budget, toy = Budget(costs, limit), Toy(seed, 6, 8)
+    found = evolve(toy, 6, 8, EvolutionOptions(generations=4), rng, budget)
+    assert all(budget.fits(g) for g in toy.asked)
+    assert all(g.min() >= 1 and g.max() <= 8 for g in toy.asked)
+    assert budget.fits(found.best)
+
+
+def test_a_budget_below_the_smallest_widths_names_their_bytes() -> None:
+    budget = Budget(np.full((3, 4), 1000), 2_500)
+    with pytest.raises(ValueError, match="the smallest widths take 3,000 bytes and the budget is"):
+        evolve(Toy(0, 3, 4), 3, 4, EvolutionOptions(), np.random.default_rng(0), budget)
