@@ -15,6 +15,7 @@ from compactrec.embeddings.layers import CompressedEmbedding, CompressedEmbeddin
 from compactrec.embeddings.mixed import MixedConfig
 from compactrec.embeddings.parameters import dense_parameters
 from compactrec.embeddings.plan import Group, Plan, select
+from compactrec.embeddings.pruned import PrunedConfig
 from compactrec.embeddings.rare import RareConfig
 from compactrec.embeddings.registry import (
     Method,
@@ -23,6 +24,7 @@ from compactrec.embeddings.registry import (
     method_names,
 )
 from compactrec.embeddings.size import SizeReport, size
+from compactrec.embeddings.sparse import SparseConfig
 from compactrec.embeddings.unified import UnifiedConfig
 from compactrec.embeddings.uniform import UniformConfig
 
@@ -44,8 +46,10 @@ __all__ = [
     "MethodConfig",
     "MixedConfig",
     "Plan",
+    "PrunedConfig",
     "RareConfig",
     "SizeReport",
+    "SparseConfig",
     "UnifiedConfig",
     "UniformConfig",
     "all_method_names",

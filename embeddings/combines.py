@@ -13,11 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 __all__ = [
     "Combine",
     "Concat",
     "Paths",
+    "Place",
     "Product",
     "Project",
     "Select",
@@ -85,6 +87,45 @@ class Concat(Combine):
 
     def forward(self, slots: list[Tensor]) -> Tensor:
         return slots[0] if len(slots) == 1 else torch.cat(slots, dim=-1)
+
+
+class Place(Combine):
+    """Columns of the slots at their logical places, zeros elsewhere; what meets in a place adds up.
+
+    Args:
+        columns: for every column of all slots, or of those that are taken, its logical place.
+        dim: the logical width D.
+        take: which columns of all slots to take; None takes all.
+    """
+
+    def __init__(
+        self, columns: Sequence[int], dim: int, *, take: Sequence[int] | None = None
+    ) -> None:
+        super().__init__()
+        self.columns, self.dim = tuple(columns), dim
+        self.take = None if take is None else tuple(take)
+        self._front = take is None and self.columns == tuple(range(len(self.columns)))
+
+    def forward(self, slots: list[Tensor]) -> Tensor:
+        return Place.forward_many([self], [slot.unsqueeze(-2) for slot in slots]).squeeze(-2)
+
+    @classmethod
+    def forward_many(cls, combines: Sequence[Combine], slots: list[Tensor]) -> Tensor:
+        places = [c for c in combines if isinstance(c, Place)]
+        values = slots[0] if len(slots) == 1 else torch.cat(slots, dim=-1)
+        dim = places[0].dim
+        if all(p._front for p in places):
+            return functional.pad(values, (0, dim - values.shape[-1]))
+        if places[0].take is not None:
+            values = values.gather(-1, _index([p.take or () for p in places], values))
+        placed = values.new_zeros(*values.shape[:-1], dim)
+        return placed.scatter_add(-1, _index([p.columns for p in places], values), values)
+
+
+def _index(columns: Sequence[Sequence[int]], values: Tensor) -> Tensor:
+    """``(n, k)`` whole numbers, spread over ``(..., n, k)`` on the device of ``values``."""
+    index = torch.tensor(columns, dtype=torch.int64, device=values.device)
+    return index.expand(*values.shape[:-2], *index.shape)
 
 
 class Project(Combine):

@@ -24,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,12 +41,18 @@ __all__ = [
     "Table",
     "check_array",
     "require_array",
+    "require_bitmap",
     "require_vocabulary",
     "table_name",
 ]
 
 Arrays = Mapping[str, Tensor]
-"""Integer arrays of a plan (remaps, partitions), by name: int64, 1-D, contiguous, on the CPU."""
+"""Integer arrays of a plan (remaps, partitions, bitmaps), by name: 1-D, contiguous, on the CPU.
+
+Rows are int64, or int32 where a method says so; bitmaps are uint8, see ``bitmap.py``.
+"""
+
+_DTYPES = (torch.int64, torch.int32, torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,8 @@ class Slot:
     parts: tuple[str, ...]
     dim: int
     """Logical width: part ``j`` contributes its columns ``j * dim .. (j + 1) * dim``."""
+    whole: bool = False
+    """True where the combine gets all columns of all parts, side by side, ``dim`` in all."""
 
 
 @dataclass(frozen=True)
@@ -126,40 +135,98 @@ def require_vocabulary(method: str, features: Sequence[Feature], *, same: bool =
 def check_array(name: str, array: Tensor) -> None:
     """Raise unless ``array`` is what a plan may hold."""
     cpu = array.device.type == "cpu"
-    if array.dtype != torch.int64 or array.dim() != 1 or not cpu or not array.is_contiguous():
+    if array.dtype not in _DTYPES or array.dim() != 1 or not cpu or not array.is_contiguous():
         layout = "contiguous" if array.is_contiguous() else "not contiguous"
         raise ValueError(
-            f"array {name!r} must be int64, 1-D, contiguous and on the CPU, got {array.dtype}, "
-            f"{array.dim()}-D, {layout}, on {array.device}; convert it first"
+            f"array {name!r} must be int64, int32 or uint8, 1-D, contiguous and on the CPU, got "
+            f"{array.dtype}, {array.dim()}-D, {layout}, on {array.device}; convert it first"
         )
 
 
 def require_array(
-    method: str, arrays: Arrays, name: str, feature: Feature, num_rows: int, *, unique: bool = False
+    method: str,
+    arrays: Arrays,
+    name: str,
+    feature: Feature,
+    num_rows: int,
+    *,
+    unique: bool = False,
+    drops: bool = False,
 ) -> Tensor:
     """The plan's array id -> row of ``feature``; raise on a wrong length or a row out of range.
 
-    ``unique``: no two ids may have the same row. On ``meta`` the values are not looked at.
+    ``unique``: no two ids may have the same row. ``drops``: the array is int32 instead of int64,
+    and -1 stands for no row. On ``meta`` the values are not looked at.
     """
-    array = arrays.get(name)
-    if array is None or array.numel() != feature.num_ids:
-        given = "no such array" if array is None else f"one of {array.numel()}"
-        raise ValueError(
-            f"{method}: the plan has no array {name!r} of {feature.num_ids} entries for feature "
-            f"{feature.name!r}, it has {given}; give one entry for every id"
-        )
+    dtype = torch.int32 if drops else torch.int64
+    array = _found(method, arrays, name, feature, feature.num_ids, "one entry for every id", dtype)
     if array.is_meta:
         return array
-    check_array(name, array)
+    lowest = -1 if drops else 0
     low, high = (int(bound) for bound in array.aminmax())
-    if low < 0 or high >= num_rows:
+    if low < lowest or high >= num_rows:
         raise ValueError(
             f"{method}: array {name!r} of feature {feature.name!r} has rows {low} .. {high}, "
-            f"allowed are 0 .. {num_rows - 1}"
+            f"allowed are {lowest} .. {num_rows - 1}"
         )
-    if unique and int(array.bincount(minlength=num_rows).max()) > 1:
+    rows = array[array >= 0] if drops else array
+    if unique and rows.numel() and int(rows.bincount(minlength=num_rows).max()) > 1:
         raise ValueError(
             f"{method}: array {name!r} of feature {feature.name!r} gives two ids the same row; "
             f"every id needs one of its own"
+        )
+    return array
+
+
+def require_bitmap(
+    method: str, arrays: Arrays, name: str, feature: Feature, shape: tuple[int, int], num_ones: int
+) -> Tensor:
+    """The plan's bitmaps ``shape = (how many, bits each)``, each from a byte of its own on.
+
+    Raises ``ValueError`` unless they hold ``num_ones`` ones in all. On ``meta`` the values are not
+    looked at.
+    """
+    each = -(-shape[1] // 8)
+    array = _found(method, arrays, name, feature, shape[0] * each, "one bit each", torch.uint8)
+    if array.is_meta:
+        return array
+    rows = array.numpy().reshape(shape[0], each)
+    ones = int(np.unpackbits(rows).sum())
+    if ones != num_ones:
+        raise ValueError(
+            f"{method}: array {name!r} of feature {feature.name!r} has {ones} bits set, but the "
+            f"config says {num_ones}"
+        )
+    if shape[1] % 8 and (rows[:, -1] >> (shape[1] % 8)).any():
+        raise ValueError(
+            f"{method}: array {name!r} of feature {feature.name!r} has bits set past the "
+            f"{shape[1]} that it is for; clear them"
+        )
+    return array
+
+
+def _found(
+    method: str,
+    arrays: Arrays,
+    name: str,
+    feature: Feature,
+    num_entries: int | None,
+    what: str,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The plan's array of that name, length and type."""
+    array = arrays.get(name)
+    if array is None or array.numel() != num_entries:
+        given = "no such array" if array is None else f"one of {array.numel()}"
+        raise ValueError(
+            f"{method}: the plan has no array {name!r} of {num_entries} entries for feature "
+            f"{feature.name!r}, it has {given}; give {what}"
+        )
+    if not array.is_meta:
+        check_array(name, array)
+    if array.dtype != dtype:
+        raise ValueError(
+            f"{method}: array {name!r} of feature {feature.name!r} must be {dtype}, got "
+            f"{array.dtype}; convert it first"
         )
     return array

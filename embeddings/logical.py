@@ -78,7 +78,11 @@ class LogicalCombine(nn.Module):
                 pieces[slot[0]] if len(slot) == 1 else torch.cat([pieces[i] for i in slot], dim=1)
                 for slot in slots
             ]
-            results.append(self._run(group, columns))
+            if columns:
+                results.append(self._run(group, columns))
+            else:  # every id is dropped
+                width = sum(output.dim for output in group.outputs)
+                results.append(values.new_zeros(values.shape[0], width))
         return results[0] if len(results) == 1 else torch.cat(results, dim=1)
 
     def reset_parameters(self) -> None:
@@ -117,7 +121,7 @@ def _groups(outputs: Sequence[Output]) -> list[_Group]:
 
 
 def _shape(output: Output) -> tuple[object, ...]:
-    slots = tuple((len(slot.parts), slot.dim) for slot in output.inputs[0])
+    slots = tuple((len(slot.parts), slot.dim, slot.whole) for slot in output.inputs[0])
     return type(output.combine), slots, output.dim, len(output.inputs)
 
 
@@ -131,7 +135,7 @@ def _group(outputs: tuple[Output, ...]) -> _Group:
         outputs=outputs,
         num_positions=len(outputs[0].inputs),
         slots=slots,
-        lanes=tuple(len(slot.parts) for slot in first),
+        lanes=tuple(1 if slot.whole else len(slot.parts) for slot in first),
         dims=tuple(slot.dim for slot in first),
     )
 

@@ -21,8 +21,8 @@ __all__ = ["Block", "factor_output", "factor_stream", "num_lanes", "packed", "pa
 
 
 def num_lanes(dim: int) -> int:
-    """Logical rows of width ``dim`` per physical row."""
-    return 4 // math.gcd(dim, 4)
+    """Logical rows of width ``dim`` per physical row; none where there is no column to store."""
+    return 4 // math.gcd(dim, 4) if dim else 0
 
 
 def padded(dim: int) -> int:
@@ -32,7 +32,10 @@ def padded(dim: int) -> int:
 
 @dataclass(frozen=True)
 class Block:
-    """A run of logical rows of one width, stored in a table of its own."""
+    """A run of logical rows of one width, stored in a table of its own.
+
+    Width 0 has no table: ids of such rows are dropped.
+    """
 
     table: str
     num_rows: int
@@ -52,27 +55,34 @@ def packed(
     blocks: Sequence[Block],
     *,
     maps: Callable[[Feature], IdMap] | None = None,
+    combines: Callable[[Feature], Combine] | None = None,
 ) -> Lowered:
     """Lower features whose rows ``0 .. n - 1`` are cut into consecutive ``blocks``.
 
-    Blocks narrower than the logical width are projected to it. ``maps`` gives the map from ids to
-    rows (the identity by default).
+    ``maps`` gives the map from ids to rows (the identity by default). ``combines`` makes the
+    logical vector of the blocks that have columns; by default narrow ones are projected.
     """
     maps = maps or (lambda _: Identity())
+    stored = [block for block in blocks if block.dim]
     streams, outputs = [], []
     for feature in features:
-        stream = _stream(feature, part, blocks, maps(feature))
-        streams.append(stream)
         slots, first = [], 0
-        for block in blocks:
+        if stored:
+            stream = _stream(feature, part, blocks, maps(feature))
+            streams.append(stream)
+        for block in stored:
             lanes = num_lanes(block.dim)
             slots.append(Slot(stream.parts[first : first + lanes], block.dim))
             first += lanes
-        dims = [block.dim for block in blocks]
-        combine = Select() if dims == [feature.dim] else Project(dims, feature.dim)
+        combine = combines(feature) if combines else _projection(feature, stored)
         output = Output(feature.name, feature.name, feature.dim, (tuple(slots),), combine)
         outputs.append(output)
-    return Lowered(tuple(streams), tuple(b.physical for b in blocks), tuple(outputs))
+    return Lowered(tuple(streams), tuple(b.physical for b in stored), tuple(outputs))
+
+
+def _projection(feature: Feature, blocks: Sequence[Block]) -> Combine:
+    dims = [block.dim for block in blocks]
+    return Select() if dims == [feature.dim] else Project(dims, feature.dim)
 
 
 def _stream(feature: Feature, part: str, blocks: Sequence[Block], id_map: IdMap) -> Stream:

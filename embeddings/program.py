@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from compactrec.embeddings.hashing import salted_hash
 from compactrec.embeddings.rewrites import Blocks, IdMap, Signs, Stream
 
-__all__ = ["Bags", "Flat", "MapProgram", "Source", "SplitProgram"]
+__all__ = ["Bags", "Flat", "MapProgram", "Source", "SplitProgram", "by_cell"]
 
 
 class Bags(NamedTuple):
@@ -120,11 +120,12 @@ class MapProgram(nn.Module):
             by_kind += members
         self._by_kind = [self._order[i] for i in by_kind]
         self._back = sorted(range(len(by_kind)), key=by_kind.__getitem__)
-        self._register("_positions", self._order)
-        self._register("_positions_by_kind", self._by_kind)
-        self._register("_places", self._back)
+        self.register("_positions", self._order)
+        self.register("_positions_by_kind", self._by_kind)
+        self.register("_places", self._back)
 
-    def _register(self, name: str, values: Sequence[int], *, persistent: bool = False) -> None:
+    def register(self, name: str, values: Sequence[int], *, persistent: bool = False) -> None:
+        """Add an int64 buffer, on the CPU first."""
         tensor = torch.tensor(values, dtype=torch.int64, device="cpu")
         self.register_buffer(name, tensor, persistent=persistent)
 
@@ -144,6 +145,16 @@ class MapProgram(nn.Module):
             ids, sizes = torch.cat([each[i] for i in self._back]), sizes[self._places]
         return Flat(ids, sizes)
 
+    def bag_of(self, source: Source, rows: Flat) -> Tensor:
+        """The bag of every id; broadcasts against ``rows.ids``."""
+        bags = torch.arange(source.lengths.shape[1], device=rows.ids.device)
+        if rows.counts is None:
+            return bags[None, :]
+        lengths = source.lengths[self._positions].reshape(-1)
+        return torch.repeat_interleave(
+            bags.repeat(len(self._order)), lengths, output_size=rows.ids.shape[0]
+        )
+
     def run(self, source: Source) -> Bags:
         if not self.streams:
             return Bags(source.lengths.new_empty(0), source.lengths.new_empty(0), None)
@@ -154,8 +165,23 @@ class MapProgram(nn.Module):
         )
 
 
+def by_cell(cell: Tensor, num_cells: int, *, single: bool) -> tuple[Tensor, Tensor]:
+    """What sorts values by their cell, stably, and how many each cell has.
+
+    ``single``: no cell has two.
+    """
+    counts = torch.bincount(cell, minlength=num_cells)
+    if not single:
+        return torch.argsort(cell, stable=True), counts
+    # The place of a value is the running count, so no sort is needed.
+    place = counts.cumsum(0)[cell] - 1
+    order = torch.empty_like(place)
+    order[place] = torch.arange(place.numel(), device=place.device)
+    return order, counts
+
+
 class SplitProgram(MapProgram):
-    """Streams with a split: after the maps, every id is sent to one part."""
+    """Streams with a split: after the maps, every id is sent to one part or dropped."""
 
     first_part: Tensor
     sign_salts: Tensor
@@ -171,17 +197,20 @@ class SplitProgram(MapProgram):
             firsts.append(first)
             first += len(stream.parts)
         self.num_parts = first
-        self._register("first_part", firsts)
+        self.register("first_part", firsts)
         self._split_kinds: dict[str, list[int]] = {}
         for i, stream in enumerate(streams):
             assert stream.split is not None
             self._split_kinds.setdefault(stream.split.kind, []).append(i)
         self._register_blocks(streams)
         salts = [s.split.salt if isinstance(s.split, Signs) else 0 for s in streams]
-        self._register("sign_salts", salts, persistent=any(salts))
+        self.register("sign_salts", salts, persistent=any(salts))
 
     def _register_blocks(self, streams: Sequence[Stream]) -> None:
-        """One list of blocks for all streams: block starts on one number line."""
+        """One list of blocks for all streams: block starts on one number line.
+
+        A block without lanes has part -1, which stands for none.
+        """
         bases: list[int] = []
         starts: list[int] = []
         origin: list[int] = []
@@ -194,49 +223,38 @@ class SplitProgram(MapProgram):
                 part = first
                 for start, num_lanes in zip(split.starts, split.lanes, strict=True):
                     starts.append(base + start)
-                    origin.append(part)
-                    lanes.append(num_lanes)
+                    origin.append(part if num_lanes else -1)
+                    lanes.append(max(num_lanes, 1))
                     part += num_lanes
                 base += split.num_rows
             first += len(stream.parts)
-        self._register("block_base", bases)
-        self._register("block_starts", starts)
-        self._register("block_parts", origin)
-        self._register("block_lanes", lanes)
+        self.register("block_base", bases)
+        self.register("block_starts", starts)
+        self.register("block_parts", origin)
+        self.register("block_lanes", lanes)
+        self._drops = -1 in origin
 
     def run(self, source: Source) -> Bags:
         rows = self.rows(source)
         parts, rows_out = self._route(source, rows)
         batch = source.lengths.shape[1]
-        bag = self._bag_of(source, rows)
-        cell = (parts * batch + bag).reshape(-1)
-        counts = torch.bincount(cell, minlength=self.num_parts * batch)
-        if source.one_id and "positions" not in self._split_kinds:
-            # At most one id per (part, bag): its place is the running count, no sort is needed.
-            place = counts.cumsum(0)[cell] - 1
-            order = torch.empty_like(place)
-            order[place] = torch.arange(place.numel(), device=place.device)
-        else:
-            order = torch.argsort(cell, stable=True)
+        cell = (parts * batch + self.bag_of(source, rows)).reshape(-1)
+        values = rows_out.reshape(-1)
         weights = source.stream_weights(self._order, self._weighted)
+        if self._drops:
+            kept = (parts >= 0).reshape(-1).nonzero()[:, 0]
+            cell, values = cell[kept], values[kept]
+            weights = None if weights is None else weights[kept]
+        single = source.one_id and "positions" not in self._split_kinds
+        order, counts = by_cell(cell, self.num_parts * batch, single=single)
         return Bags(
-            rows_out.reshape(-1)[order],
+            values[order],
             counts.to(source.lengths.dtype),
             None if weights is None else weights[order],
         )
 
-    def _bag_of(self, source: Source, rows: Flat) -> Tensor:
-        batch = source.lengths.shape[1]
-        bags = torch.arange(batch, device=rows.ids.device)
-        if rows.counts is None:
-            return bags[None, :]
-        lengths = source.lengths[self._positions].reshape(-1)
-        return torch.repeat_interleave(
-            bags.repeat(len(self._order)), lengths, output_size=rows.ids.shape[0]
-        )
-
     def _route(self, source: Source, rows: Flat) -> tuple[Tensor, Tensor]:
-        """The part (over all streams) and the row of every id."""
+        """The part (over all streams; -1 for none) and the row of every id."""
         part = rows.spread(self.first_part).expand(rows.ids.shape)
         out = rows.ids
         if "positions" in self._split_kinds:

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from compactrec.embeddings.expand import ExpandProgram
 from compactrec.embeddings.feature import MAX_ID, Feature
 from compactrec.embeddings.program import Bags, Flat, MapProgram, Source, SplitProgram
-from compactrec.embeddings.rewrites import Positions, Stream
+from compactrec.embeddings.rewrites import Entries, Positions, Stream
 
 __all__ = ["Bags", "Rewrite"]
 
@@ -38,10 +39,12 @@ class Rewrite(nn.Module):
         self.check_ids = check_ids
         index = {feature.name: i for i, feature in enumerate(self.features)}
         plain = _ordered((s for s in streams if s.split is None), index)
-        split = _ordered((s for s in streams if s.split is not None), index)
+        split = _ordered((s for s in streams if _is_split(s)), index)
+        expand = _ordered((s for s in streams if isinstance(s.split, Entries)), index)
         self.plain = MapProgram(plain, index)
         self.split = SplitProgram(split, index) if split else None
-        self.streams = (*plain, *split)
+        self.expand = ExpandProgram(expand, index) if expand else None
+        self.streams = (*plain, *split, *expand)
         self.part_keys = tuple(key for s in self.streams for key in s.parts)
         self.part_tables = tuple(name for s in self.streams for name in s.tables)
         limits = {s.feature: s.split.max_bag for s in split if isinstance(s.split, Positions)}
@@ -52,7 +55,7 @@ class Rewrite(nn.Module):
             "_bounds", torch.tensor(bounds, dtype=torch.int64, device="cpu"), persistent=False
         )
         self.is_identity = (
-            not split
+            len(plain) == len(self.streams)
             and all(s.id_map.kind == "identity" for s in plain)
             and [s.feature for s in plain] == [f.name for f in self.features]
         )
@@ -78,20 +81,10 @@ class Rewrite(nn.Module):
         if self.is_identity:
             return bags
         source = Source(bags, lengths, length_per_key, one_id)
-        plain = self.plain.run(source)
-        if self.split is None:
-            return plain
-        rest = self.split.run(source)
-        if not self.plain.streams:
-            return rest
-        weights = None
-        if plain.weights is not None and rest.weights is not None:
-            weights = torch.cat([plain.weights, rest.weights])
-        return Bags(
-            torch.cat([plain.values, rest.values]),
-            torch.cat([plain.lengths, rest.lengths]),
-            weights,
-        )
+        programs = [p for p in (self.split, self.expand) if p is not None]
+        if self.plain.streams or not programs:
+            programs.insert(0, self.plain)
+        return _joined([program.run(source) for program in programs])
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Rewrite":
         """Integer state is a constant of the plan: it survives ``to_empty`` as well as ``to``."""
@@ -144,6 +137,22 @@ class Rewrite(nn.Module):
             f"id {int(values[at])} of feature {feature.name!r} is out of range: allowed are "
             f"{allowed}; map unseen ids to a reserved id before the lookup"
         )
+
+
+def _is_split(stream: Stream) -> bool:
+    return stream.split is not None and not isinstance(stream.split, Entries)
+
+
+def _joined(parts: Sequence[Bags]) -> Bags:
+    """Bags of all keys of the parts."""
+    if len(parts) == 1:
+        return parts[0]
+    weights = [part.weights for part in parts if part.weights is not None]
+    return Bags(
+        torch.cat([part.values for part in parts]),
+        torch.cat([part.lengths for part in parts]),
+        torch.cat(weights) if weights else None,
+    )
 
 
 def _ordered(streams: Iterable[Stream], index: dict[str, int]) -> list[Stream]:

@@ -2,8 +2,9 @@
 
 A *stream* reads one feature and writes one part, or several when it splits. It is an
 :class:`IdMap` (id -> row, the same for every id of the feature) and optionally a :class:`Split`
-(which of the stream's parts an id goes to; each id goes to exactly one, so nothing is looked up
-twice and sums still add up).
+(which of the stream's parts an id goes to; each id goes to one at most, so nothing is looked up
+twice and sums still add up). An id that goes to none is *dropped*: it counts as zeros. One split,
+:class:`Entries`, sends an id to several parts.
 
 Maps and splits are values with int64 parameters; :mod:`compactrec.embeddings.rewrite` runs all
 streams of a kind in one vectorised call. Legend: ``S`` streams, ``V`` ids.
@@ -15,15 +16,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from compactrec.embeddings.bitmap import bitmap_rank, index_words
 from compactrec.embeddings.hashing import salted_hash
 
 __all__ = [
     "Blocks",
     "Digit",
+    "Entries",
     "IdMap",
     "Identity",
     "LookUp",
     "Positions",
+    "Rank",
+    "Remap",
     "SaltedHash",
     "Signs",
     "Split",
@@ -44,7 +49,7 @@ class IdMap:
 
     @property
     def array(self) -> Tensor | None:
-        """An id-indexed int64 array, stored in the state dict; None for most maps."""
+        """An array of the plan, stored in the state dict; None for most maps."""
         return None
 
     @staticmethod
@@ -120,8 +125,61 @@ class LookUp(IdMap):
 
 
 @dataclass(frozen=True)
+class Remap(IdMap):
+    """``rows[x]``, and ``dropped`` where that is -1; the array is int32."""
+
+    rows: Tensor = field(repr=False)
+    dropped: int
+    kind: ClassVar[str] = "remap"
+
+    @property
+    def params(self) -> tuple[int, ...]:
+        return (self.dropped, 0)  # the last as for LookUp
+
+    @property
+    def array(self) -> Tensor | None:
+        return self.rows
+
+    @staticmethod
+    def apply(ids: Tensor, params: tuple[Tensor, ...], array: Tensor | None) -> Tensor:
+        assert array is not None
+        rows = array[ids + params[1]].long()
+        return torch.where(rows < 0, params[0], rows)
+
+
+@dataclass(frozen=True)
+class Rank(IdMap):
+    """How many ids before ``x`` are kept, and ``dropped`` where ``x`` itself is not.
+
+    ``index`` is that of the bitmap of kept ids, see :mod:`compactrec.embeddings.bitmap`.
+    """
+
+    index: Tensor = field(repr=False)
+    num_ids: int
+    dropped: int
+    kind: ClassVar[str] = "rank"
+
+    @property
+    def params(self) -> tuple[int, ...]:
+        return (self.dropped, index_words(self.num_ids)[0], 0)  # the last as for LookUp
+
+    @property
+    def array(self) -> Tensor | None:
+        return self.index
+
+    @staticmethod
+    def apply(ids: Tensor, params: tuple[Tensor, ...], array: Tensor | None) -> Tensor:
+        assert array is not None
+        dropped, num_words, offset = params
+        place = ids >> 6
+        word = array[place + offset]
+        rank = bitmap_rank(word, array[(ids >> 8) + (offset + num_words)], place, ids)
+        return torch.where(((word >> (ids & 63)) & 1) == 1, rank, dropped)
+
+
+@dataclass(frozen=True)
 class Split:
-    """Sends each id to one of ``num_parts`` parts."""
+    """Sends each id to one of ``num_parts`` parts, or to none."""
 
     kind: ClassVar[str]
 
@@ -135,7 +193,8 @@ class Blocks(Split):
     """Consecutive blocks of rows, each spread over its ``lanes``.
 
     A row ``y`` with ``starts[b] <= y < starts[b + 1]`` goes to block ``b``, there to lane
-    ``(y - starts[b]) mod lanes[b]``, as row ``(y - starts[b]) div lanes[b]``.
+    ``(y - starts[b]) mod lanes[b]``, as row ``(y - starts[b]) div lanes[b]``. Where a block has
+    no lanes its rows are dropped.
     """
 
     starts: tuple[int, ...]
@@ -170,6 +229,29 @@ class Signs(Split):
     @property
     def num_parts(self) -> int:
         return 2
+
+
+@dataclass(frozen=True)
+class Entries(Split):
+    """Sends a row to one part for every entry that it has in a sparse matrix.
+
+    The matrix has ``num_rows`` rows (others have no entry) and ``num_columns`` columns; its entries
+    are numbered column by column. Part ``p`` takes the entries from ``starts[p]`` on, and entry
+    ``q`` is read from row ``q mod num_entry_rows``.
+    """
+
+    index: Tensor = field(repr=False)
+    """Of the columns' bitmaps over rows, see :mod:`compactrec.embeddings.bitmap`."""
+    num_rows: int
+    num_columns: int
+    starts: tuple[int, ...]
+    num_entries: int
+    num_entry_rows: int
+    kind: ClassVar[str] = "entries"
+
+    @property
+    def num_parts(self) -> int:
+        return len(self.starts)
 
 
 @dataclass(frozen=True)
