@@ -29,6 +29,8 @@ METHODS: tuple[MethodCases, ...] = (
     cases_of("compositional"),
     cases_of("mixed"),
     cases_of("unified"),
+    cases_of("pruned"),
+    cases_of("sparse"),
 )
 
 

@@ -38,7 +38,7 @@ def test_gradients_equal_reference(case: Case, bags: Bags, weighted: bool) -> No
 def test_gradients_are_not_all_zero(case: Case) -> None:
     collection = build(case.plan)
     _, expected = table_gradients(
-        case.plan, weights_of(collection), make_batch(case.plan, "multi", size=30)
+        case.plan, weights_of(collection), make_batch(case.plan, "multi", size=60)
     )
     frozen = {
         f"tables.embedding_bags.{table.name}.weight"
@@ -65,6 +65,10 @@ def test_gradcheck_of_combines(case: Case) -> None:
             for parameter in parameters:
                 parameter.uniform_(-1, 1, generator=generator)
         slots = []
+        if not output.inputs[0]:  # every id is dropped: there is nothing to differentiate
+            assert not parameters
+            checked += 1
+            continue
         for place, slot in enumerate(output.inputs[0]):
             values = torch.rand(5, slot.dim, generator=generator, dtype=torch.float64) - 0.5
             if place > 0 and not combine.linear and parameters:  # a digit chooses a function
