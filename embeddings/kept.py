@@ -8,7 +8,6 @@ int32 row for every id; 32 bits an id.
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 

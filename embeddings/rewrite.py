@@ -81,7 +81,7 @@ class Rewrite(nn.Module):
         if self.is_identity:
             return bags
         source = Source(bags, lengths, length_per_key, one_id)
-        programs = [p for p in (self.split, self.expand) if p is not None]
+        programs: list[MapProgram] = [p for p in (self.split, self.expand) if p is not None]
         if self.plain.streams or not programs:
             programs.insert(0, self.plain)
         return _joined([program.run(source) for program in programs])

@@ -3,8 +3,8 @@
     e(x)_c = E_b[y - t_b][j]   where y is the row of x, b its block and c the j-th column of b
              0                 where x has no row, or c is no column of b
 
-The rows of block b are t_b .. t_b + n_b - 1 with t_b = n_0 + ... + n_{b-1}. The row of x is x, or the
-number of kept ids before x, or what a list says.
+The rows of block b are t_b .. t_b + n_b - 1 with t_b = n_0 + ... + n_{b-1}. The row of x is x, or
+the number of kept ids before x, or what a list says.
 """
 
 from collections.abc import Sequence

@@ -9,7 +9,7 @@ columns of R = ceil(Q / 4) rows, a quarter of the numbers in each: value q is S[
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["embed", "number", "num_values"]
+__all__ = ["embed", "num_values", "number"]
 
 Mask = Sequence[Sequence[int]]
 
