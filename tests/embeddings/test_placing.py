@@ -108,6 +108,7 @@ def test_computed_vectors_are_refused() -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_products_and_sums_are_refused(case: Case) -> None:
+    """A product is the harder one: of ones it is one, as if a value had only been placed."""
     collection = build(case.plan)
     computed = {
         o.feature
