@@ -11,8 +11,8 @@ from compactrec.embeddings import (
     Feature,
     FullConfig,
     Group,
+    MixedConfig,
     Plan,
-    UniformConfig,
 )
 from compactrec.embeddings.combines import Product, Sum
 from compactrec.embeddings.placing import logical_table, place
@@ -101,7 +101,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing() -> None:
 
 def test_computed_vectors_are_refused() -> None:
     feature = Feature(name="a", num_ids=5, dim=4)
-    narrow = build(Plan((feature,), (Group(("a",), UniformConfig(dim=2)),)))
+    narrow = build(Plan((feature,), (Group(("a",), MixedConfig(dims=(2,))),)))
     with pytest.raises(ValueError, match="'a' are computed, not stored: its combine has parameter"):
         place(narrow, {"a": torch.rand(5, 4)})
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from compactrec.embeddings import Feature, Group, Plan, SparseConfig, size
 from compactrec.embeddings.bitmap import bitmap_index, bitmap_rank, index_words, pack_bits, popcount
@@ -165,3 +166,12 @@ def test_what_does_not_fit_is_refused() -> None:
         sparse_assignment(FEATURE, np.zeros((11, 6), dtype=np.int64))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="open vocabulary, and what is kept"):
         sparse_assignment(Feature(name="o", num_ids=None, dim=4), np.ones((3, 4), dtype=bool))
+
+
+def test_a_plan_that_keeps_nothing_gives_zeros() -> None:
+    plan, _, _ = assigned(FEATURE, np.zeros((11, 6), dtype=bool))
+    bags = KeyedJaggedTensor(["a"], torch.tensor([3, 1]), lengths=torch.tensor([1, 0, 1]))
+    out = CompressedEmbeddingBagCollection(plan)(bags)["a"]
+    assert torch.equal(out, torch.zeros(3, 6))
+    with pytest.raises(ValueError, match=r"keeps nothing of any feature.*use engine='eager'"):
+        CompressedEmbeddingBagCollection(plan, engine="fused")
