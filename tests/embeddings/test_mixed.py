@@ -158,7 +158,7 @@ def test_refusals(fields: dict[str, object], message: str) -> None:
         ([0, 1, 2, 4], r"array 'rank' of feature 'ids' has rows 0 .. 4, allowed are 0 .. 3"),
         ([0, 1, 2, -1], r"array 'rank' of feature 'ids' has rows -1 .. 2, allowed are 0 .. 3"),
         ([0, 1, 2, 2], "array 'rank' of feature 'ids' gives two ids the same row; every id needs"),
-        ([0.0, 1.0, 2.0, 3.0], "array 'rank' must be int64, 1-D"),
+        ([0.0, 1.0, 2.0, 3.0], "array 'rank' must be int64, int32 or uint8, 1-D"),
     ],
 )
 @pytest.mark.parametrize("rows", [(), (1, 3)])
