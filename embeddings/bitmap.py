@@ -3,7 +3,7 @@
 A plan holds a bitmap as bytes: bit ``x`` is bit ``x mod 8`` of byte ``x div 8``. What runs is its
 *index*, int64: the bits in words of 64, padded to whole groups of four words, and behind them one
 word per group, ``ones before the group * 2^24 + prefix_3 * 2^16 + prefix_2 * 2^8 + prefix_1`` where
-``prefix_w`` counts the group's ones before its word ``w``. A bit costs one gather and a rank two.
+``prefix_w`` counts the group's ones before its word ``w``. So a bit costs one gather, a rank two.
 Cost: 40 bytes per 256 bits, that is 1.25 bits each.
 """
 

@@ -155,11 +155,15 @@ class CompressedEmbeddingBagCollection(EmbeddingBagCollectionInterface):
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
         """Logical vectors; raises ``ValueError`` on missing features and ids out of range."""
         physical = self.rewrite(features)
-        if self.engine == "fused":
+        keys: Sequence[str] = ()
+        dims: Sequence[int] = ()
+        if not self._specs:  # nothing is kept of any feature
+            rows = torch.zeros(features.stride(), 0, device=physical.values().device)
+        elif self.engine == "fused":
             rows = self.tables(
                 physical.values(), physical.lengths(), physical.weights_or_none(), features.stride()
             )
-            keys, dims = self.tables.part_keys, self.tables.part_dims
+            keys, dims = self._fused().part_keys, self._fused().part_dims
         else:
             table = self.tables(physical)
             rows, keys, dims = table.values(), table.keys(), table.length_per_key()
@@ -263,6 +267,12 @@ class CompressedEmbeddingBagCollection(EmbeddingBagCollectionInterface):
         ids = self.rewrite.ids
         if self.engine == "fused":
             from compactrec.embeddings.fused import FusedTables
+
+            if not tables:
+                raise ValueError(
+                    "the plan keeps nothing of any feature, and there is nothing to train; use "
+                    "engine='eager' to get its zeros"
+                )
 
             return FusedTables(
                 tables, ids.part_keys, ids.part_tables, optimizer or FusedOptimizer(), device

@@ -1,9 +1,9 @@
 """Single values kept: every id has its own subset of the D columns, all others are exact zeros.
 
 What searches over single values derive: magnitude pruning, PEP (Liu et al., ICLR 2021, arXiv
-2101.07577), DNIS (Cheng, Shen, Huang, arXiv 2006.04466) in its unstructured form. ``e(x)_c =
-v[q(x, c)]`` where the mask has a value for ``(x, c)``, else 0. Linear, so bags pool exactly; a mean
-divides by the number of ids. The layout is ours; the papers give none.
+2101.07577), DNIS (Cheng, Shen, Huang, arXiv 2006.04466) in its unstructured form.
+``e(x)_c = v[q(x, c)]`` where the mask has a value for ``(x, c)``, else 0. Linear, so bags pool
+exactly; a mean divides by the number of ids. The layout is ours; the papers give none.
 
 The ``m`` ids that keep a value are found by a bitmap over ids, and their values by a bitmap over
 ``m`` rows for every column that has any. Values are numbered column by column, and the quarters of
@@ -157,14 +157,13 @@ def sparse_assignment(
     num_ids = require_num_ids("sparse", feature)
     bits = as_bools("sparse", feature, mask, (num_ids, feature.dim))
     values = tuple(int(n) for n in bits.sum(axis=0))
-    keep: NDArray[np.bool_] = np.any(bits, axis=1)
+    keep = np.logical_or.reduce(bits, axis=1)
     num_rows = int(keep.sum())
     if not num_rows:
         return SparseConfig(values=values, rows=0), {}
     stored = np.flatnonzero(np.array(values))
     name = f"{feature.name}__mask"
-    columns: NDArray[np.bool_] = np.ascontiguousarray(bits[keep][:, stored].T)
-    arrays = {name: pack_bits(columns)}
+    arrays = {name: pack_bits(bits[np.ix_(np.flatnonzero(keep), stored)].T)}
     if keep[:num_rows].all():
         return SparseConfig(values=values, rows=num_rows, mask=name), arrays
     kept = f"{feature.name}__kept"
@@ -186,13 +185,13 @@ def sparse_bytes(
         num_kept_ids: ids that keep a value.
         ids: ``order`` where those are the first ids, ``kept`` where they are not.
     """
-    bounds = 8
-    if not sum(values):
+    bounds, counts = 8, [int(n) for n in values]
+    if not any(counts):
         return bounds
-    parts = len(_parts(values)[0])
-    masks = 8 * sum(index_words(num_kept_ids, sum(n > 0 for n in values)))
+    parts = len(_parts(counts)[0])
+    masks = 8 * sum(index_words(int(num_kept_ids), sum(n > 0 for n in counts)))
     stream = 8 * (3 + 7 + parts)
-    return 16 * -(-sum(values) // 4) + masks + bounds + stream + ids_bytes(ids, num_ids)
+    return 16 * -(-sum(counts) // 4) + masks + bounds + stream + ids_bytes(ids, num_ids)
 
 
 register_method(

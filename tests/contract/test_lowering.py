@@ -10,9 +10,9 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from compactrec.embeddings import CompressedEmbeddingBagCollection, Feature, Group, Plan
-from compactrec.embeddings.rewrites import Blocks, Entries, Positions
+from compactrec.embeddings.rewrites import Blocks, Entries, Positions, Stream
 from tests.cases import CASES
-from tests.contract.support import build, make_batch, reference_outputs, weights_of
+from tests.contract.support import Batch, build, make_batch, reference_outputs, weights_of
 from tests.methods.base import Case
 
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
@@ -77,14 +77,9 @@ def test_rewrite_keeps_lengths_and_weights(case: Case, bags: str) -> None:
     logical = batch.kjt()
     physical = collection.rewrite(logical).to_dict()
     for stream in collection.rewrite.ids.streams:
-        expected = [len(bag) for bag in batch.bags[stream.feature]]
+        times = _times(collection, stream, batch)
+        expected = [sum(times[i] for i in bag) for bag in batch.bags[stream.feature]]
         lengths = torch.stack([physical[part].lengths() for part in stream.parts])
-        if isinstance(stream.split, Entries):  # an id goes to every part where it has a value
-            assert bool((lengths <= torch.tensor(expected)).all())
-            continue
-        if isinstance(stream.split, Blocks) and 0 in stream.split.lanes:  # some ids are dropped
-            assert bool((lengths.sum(0) <= torch.tensor(expected)).all())
-            continue
         assert lengths.sum(0).tolist() == expected
         if isinstance(stream.split, Positions):
             assert int(lengths.max()) <= 1
@@ -93,9 +88,30 @@ def test_rewrite_keeps_lengths_and_weights(case: Case, bags: str) -> None:
             jagged = physical[part]
             bag_of = torch.repeat_interleave(torch.arange(batch.size), jagged.lengths())
             totals.index_add_(0, bag_of, jagged.weights())
-        weights = batch.weights[stream.feature]
-        kept = [sum(w) if stream.weighted else float(len(w)) for w in weights]
+        weights = zip(batch.weights[stream.feature], batch.bags[stream.feature], strict=True)
+        kept = [
+            sum(times[i] * (w if stream.weighted else 1.0) for w, i in zip(*bag, strict=True))
+            for bag in weights
+        ]
         torch.testing.assert_close(totals, torch.tensor(kept), rtol=1e-6, atol=1e-5)
+
+
+def _times(
+    collection: CompressedEmbeddingBagCollection, stream: Stream, batch: Batch
+) -> dict[int, int]:
+    """To how many parts of a stream each id of a batch goes: one, where nothing is left out."""
+    split = stream.split
+    ids = sorted({i for bag in batch.bags[stream.feature] for i in bag})
+    if not isinstance(split, Entries) and not (isinstance(split, Blocks) and 0 in split.lanes):
+        return dict.fromkeys(ids, 1)
+    alone = {key: [[] for _ in ids] for key in batch.bags} | {stream.feature: [[i] for i in ids]}
+    ones = {key: [[1.0] * len(bag) for bag in bags] for key, bags in alone.items()}
+    physical = collection.rewrite(Batch(alone, ones).kjt()).to_dict()
+    lengths = torch.stack([physical[part].lengths() for part in stream.parts])
+    assert bool((lengths <= 1).all())
+    times = lengths.sum(0).tolist()
+    assert isinstance(split, Entries) or set(times) <= {0, 1}
+    return dict(zip(ids, times, strict=True))
 
 
 @each_case

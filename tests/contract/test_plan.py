@@ -151,6 +151,18 @@ def test_damaged_plans_are_refused(case: Case, tmp_path: Path) -> None:
         Plan.load(broken)
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8], ids=str)
+def test_arrays_are_saved_in_their_type(dtype: torch.dtype, tmp_path: Path) -> None:
+    features = (Feature(name="a", num_ids=2, dim=4),)
+    array = torch.tensor([3, 0, 255], dtype=dtype)
+    plan = Plan(features, (Group(("a",), FullConfig()),), {"map": array})
+    plan.save(tmp_path / "plan.json")
+    found = Plan.load(tmp_path / "plan.json")
+    assert found == plan
+    assert found.arrays["map"].dtype == dtype
+    assert torch.equal(found.arrays["map"], array)
+
+
 @pytest.mark.parametrize(
     ("array", "given"),
     [
@@ -166,10 +178,8 @@ def test_damaged_plans_are_refused(case: Case, tmp_path: Path) -> None:
 def test_arrays_of_other_kinds_are_refused(array: torch.Tensor, given: str) -> None:
     features = (Feature(name="a", num_ids=2, dim=4),)
     groups = (Group(("a",), FullConfig()),)
-    message = (
-        f"array 'map' must be int64, int32 or uint8, 1-D, contiguous and on the CPU, got {given}; "
-        "convert it"
-    )
+    what = "int64, int32 or uint8, 1-D, contiguous and on the CPU"
+    message = f"array 'map' must be {what}, got {given}; convert it"
     with pytest.raises(ValueError, match=message):
         Plan(features, groups, {"map": array})
     good = Plan(features, groups, {"map": torch.tensor([0, 1])})

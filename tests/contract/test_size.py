@@ -19,11 +19,11 @@ from compactrec.embeddings import (
     Plan,
     dense_parameters,
     full_plan,
+    get_method,
     make_plan,
-    method_names,
     size,
 )
-from tests.cases import CASES
+from tests.cases import CASES, METHODS
 from tests.contract.support import make_batch
 from tests.methods.base import Case
 
@@ -113,7 +113,7 @@ def allocated(work: Callable[[], object]) -> tuple[int, int]:
     return largest.numel, peak
 
 
-@pytest.mark.parametrize("method", method_names())
+@pytest.mark.parametrize("method", [row.method for row in METHODS if get_method(row.method).sized])
 def test_size_allocates_nothing(method: str) -> None:
     features = (Feature(name="a", num_ids=10**6, dim=16), Feature(name="b", num_ids=10**5, dim=16))
     counts = {f.name: np.arange(f.num_ids or 0)[::-1] for f in features}

@@ -1,125 +1,177 @@
-"""Single values: what is stored, what it costs, and what is refused."""
+"""Single values: what is kept, what it costs, how a mask becomes a plan."""
 
-import re
+import copy
+import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from compactrec.embeddings import (
-    CompressedEmbeddingBagCollection,
-    Feature,
-    FullConfig,
-    Group,
-    Plan,
-    SparseConfig,
-    get_method,
-    make_plan,
-    size,
-)
+from compactrec.embeddings import Feature, Group, Plan, SparseConfig, size
+from compactrec.embeddings.bitmap import bitmap_index, bitmap_rank, index_words, pack_bits, popcount
+from compactrec.embeddings.collection import CompressedEmbeddingBagCollection
 from compactrec.embeddings.placing import logical_table, place
+from compactrec.embeddings.registry import lower
 from compactrec.embeddings.sparse import sparse_assignment, sparse_bytes
+from tests.reference import sparse
+from tests.reference.bitmap import bitmap
+
+FEATURE = Feature(name="a", num_ids=11, dim=6)
 
 
-def plan_of(feature: Feature, config: SparseConfig, arrays: dict[str, torch.Tensor]) -> Plan:
-    return Plan((feature,), (Group((feature.name,), config),), arrays)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    num_ids=st.integers(1, 400),
-    dim=st.sampled_from([1, 4, 7, 16, 64]),
-    share=st.sampled_from([0.0, 0.02, 0.3, 1.0]),
-    seed=st.integers(0, 999),
-)
-def test_placed_values_come_out_masked_and_cost_what_they_say(
-    num_ids: int, dim: int, share: float, seed: int
-) -> None:
-    feature = Feature(name="f", num_ids=num_ids, dim=dim)
-    mask = np.random.default_rng(seed).random((num_ids, dim)) < share
+def assigned(
+    feature: Feature, mask: NDArray[np.bool_]
+) -> tuple[Plan, SparseConfig, dict[str, Tensor]]:
     config, arrays = sparse_assignment(feature, mask)
-    plan = plan_of(feature, config, arrays)
+    return Plan((feature,), (Group((feature.name,), config),), arrays), config, arrays
+
+
+def random_mask(num_ids: int, dim: int, share: float, seed: int = 0) -> NDArray[np.bool_]:
+    return np.random.default_rng(seed).random((num_ids, dim)) < share
+
+
+@given(st.data())
+def test_assignment_keeps_what_it_is_told_at_the_bytes_it_says(data: st.DataObject) -> None:
+    num_ids, dim = data.draw(st.integers(1, 400)), data.draw(st.integers(1, 12))
+    share = data.draw(st.sampled_from([0.0, 0.01, 0.1, 0.5, 1.0]))
+    mask = random_mask(num_ids, dim, share, data.draw(st.integers(0, 2**20)))
+    mask[:, [c for c in range(dim) if data.draw(st.booleans())]] = False
+    if data.draw(st.booleans()):  # the first ids are those that are kept
+        mask = mask[np.argsort(~mask.any(1), kind="stable")]
+    feature = Feature(name="a", num_ids=num_ids, dim=dim)
+    plan, config, _ = assigned(feature, mask)
+    assert size(plan).serving_bytes == sparse_bytes(
+        num_ids, mask.sum(0), int(mask.any(1).sum()), ids="kept" if config.kept else "order"
+    )
     collection = CompressedEmbeddingBagCollection(plan)
-    table = torch.rand(num_ids, dim) + 0.5
-    place(collection, {"f": table})
-    expected = table * torch.from_numpy(mask)
-    torch.testing.assert_close(logical_table(collection, "f"), expected, rtol=0, atol=0)
-    kept = mask.any(1)
-    paper = sparse_bytes(
-        num_ids, mask.sum(0).tolist(), int(kept.sum()), ids="kept" if config.kept else "order"
+    assert sum(b.numel() * b.element_size() for b in collection.buffers()) == size(plan).aux_bytes
+    table = torch.rand(num_ids, dim) + 1
+    place(collection, {"a": table})
+    assert torch.equal(logical_table(collection, "a"), table * torch.from_numpy(mask))
+
+
+@pytest.mark.parametrize("dim", [64, 128])
+def test_wide_features_and_all_their_parts(dim: int) -> None:
+    mask = random_mask(200, dim, 1 / 16)
+    plan, config, _ = assigned(Feature(name="a", num_ids=200, dim=dim), mask)
+    collection = CompressedEmbeddingBagCollection(plan, engine="fused")
+    (stream,) = collection.rewrite.ids.streams
+    assert dim <= len(stream.parts) <= dim + 3
+    table = torch.rand(200, dim)
+    place(collection, {"a": table})
+    assert torch.equal(logical_table(collection, "a"), table * torch.from_numpy(mask))
+    (weight,) = collection.tables.parameters()
+    stored = weight.detach()
+    for x in (0, 63, 64, 199):
+        expected = sparse.embed(mask.astype(int).tolist(), x, stored, torch.zeros(dim))
+        assert torch.equal(logical_table(collection, "a")[x], expected)
+    assert sum(config.values) == sparse.num_values(mask.astype(int).tolist())
+
+
+def test_a_mask_becomes_two_bitmaps() -> None:
+    mask = np.zeros((11, 6), dtype=bool)
+    mask[[1, 4, 9], [0, 3, 3]] = True
+    mask[4, 0] = True
+    _, config, arrays = assigned(FEATURE, mask)
+    assert config == SparseConfig(values=(2, 0, 0, 2, 0, 0), rows=3, kept="a__kept", mask="a__mask")
+    assert arrays["a__kept"].tolist() == bitmap([0, 1, 0, 0, 1, 0, 0, 0, 0, 1, 0])
+    assert arrays["a__mask"].tolist() == [0b011, 0b110]
+    assert {a.dtype for a in arrays.values()} == {torch.uint8}
+    _, config, arrays = assigned(FEATURE, mask[np.argsort(~mask.any(1), kind="stable")])
+    assert config.kept is None
+    assert [*arrays] == ["a__mask"]
+    assert assigned(FEATURE, np.zeros((11, 6), dtype=bool))[1:] == (
+        SparseConfig(values=(0,) * 6, rows=0),
+        {},
     )
-    assert paper == size(plan).serving_bytes
-    assert size(plan).table_bytes == 16 * -(-int(mask.sum()) // 4)
 
 
-def test_places_of_values_are_counted_in_bits() -> None:
-    """Published comparisons that count an index of 32 bits for each value pay 16 times that."""
-    feature = Feature(name="f", num_ids=100_000, dim=16)
-    mask = np.random.default_rng(0).random((100_000, 16)) < 1 / 16
-    report = size(plan_of(feature, *sparse_assignment(feature, mask)))
-    kept = int(mask.any(1).sum())
-    assert report.table_bytes == pytest.approx(4 * int(mask.sum()), abs=16)
-    assert report.aux_bytes == pytest.approx(1.25 / 8 * (100_000 + 16 * kept), rel=0.01)
+def test_bytes_are_about_what_the_card_says() -> None:
+    mask = random_mask(50_000, 16, 1 / 16)
+    nnz, kept = int(mask.sum()), int(mask.any(1).sum())
+    expected = 4 * nnz + 0.16 * 50_000 + 0.16 * 16 * kept
+    assert sparse_bytes(50_000, mask.sum(0), kept) == pytest.approx(expected, rel=0.03)
 
 
-def test_zeros_stay_zeros_in_training() -> None:
-    feature = Feature(name="f", num_ids=30, dim=4)
-    mask = np.random.default_rng(1).random((30, 4)) < 0.4
-    collection = CompressedEmbeddingBagCollection(
-        plan_of(feature, *sparse_assignment(feature, mask)), engine="fused"
-    )
-    from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+def test_plans_copies_and_pickles_hold_the_same_values(tmp_path: Path) -> None:
+    plan, _, _ = assigned(FEATURE, random_mask(11, 6, 0.3))
+    plan.save(tmp_path / "plan.json")
+    assert Plan.load(tmp_path / "plan.json") == plan
+    collection = CompressedEmbeddingBagCollection(plan)
+    for other in (copy.deepcopy(collection), pickle.loads(pickle.dumps(collection))):
+        assert torch.equal(logical_table(other, "a"), logical_table(collection, "a"))
+    meta = CompressedEmbeddingBagCollection(plan, device="meta").to_empty(device="cpu")
+    meta.load_state_dict(collection.state_dict())
+    assert torch.equal(logical_table(meta, "a"), logical_table(collection, "a"))
 
-    batch = KeyedJaggedTensor(["f"], torch.arange(30), lengths=torch.ones(30, dtype=torch.int32))
-    for _ in range(3):
-        collection(batch)["f"].sum().backward()
-    assert torch.equal(logical_table(collection, "f") != 0, torch.from_numpy(mask))
+
+@settings(max_examples=30)
+@given(st.integers(1, 700), st.integers(1, 5), st.floats(0, 1), st.integers(0, 999))
+def test_ranks_of_a_bitmap(num_bits: int, num_rows: int, share: float, seed: int) -> None:
+    bits = np.random.default_rng(seed).random((num_rows, num_bits)) < share
+    index = bitmap_index(pack_bits(bits), num_bits, num_rows)
+    num_words, num_ranks = index_words(num_bits, num_rows)
+    assert index.numel() == num_words + num_ranks
+    bit = torch.arange(num_bits).repeat(num_rows)
+    first = torch.arange(num_rows).repeat_interleave(num_bits) * -(-num_bits // 64)
+    where = first + (bit >> 6)
+    word, rank = index[where], index[num_words + (where >> 2)]
+    flat = torch.from_numpy(bits.reshape(-1))
+    assert torch.equal(((word >> (bit & 63)) & 1).bool(), flat)
+    assert torch.equal(bitmap_rank(word, rank, where, bit), flat.long().cumsum(0) - flat.long())
+    assert pack_bits(bits[0]).tolist() == bitmap(bits[0].astype(int).tolist())
+
+
+def test_ones_of_words_with_every_bit() -> None:
+    words = torch.tensor([0, -1, -(2**63), 2**63 - 1, 1, 0x0F0F])
+    assert popcount(words).tolist() == [0, 64, 1, 63, 1, 8]
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("config", "message"),
     [
-        ({"values": (3, 0), "rows": 2, "mask": "m"}, "a column keeps 0 .. rows = 2 values"),
-        ({"values": (1, 0), "rows": 2, "mask": "m"}, "every one of 2 rows keeps a value"),
-        ({"values": (1, 1), "rows": 2}, "mask must be given where rows are"),
+        ({"values": (4,), "rows": 3, "mask": "m"}, r"a column keeps 0 .. rows = 3 values, got"),
+        ({"values": (1, 1), "rows": 3, "mask": "m"}, "every one of 3 rows keeps a value, but.* 2"),
+        ({"values": (3,), "rows": 3}, "mask must be given where rows are, got None of 3"),
+        ({"values": (), "rows": 0}, "Tuple should have at least 1 item"),
     ],
 )
-def test_configs_are_checked(fields: dict[str, object], message: str) -> None:
+def test_config_refuses(config: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        SparseConfig.model_validate(fields)
+        SparseConfig(**config)  # type: ignore[arg-type]
 
 
-def test_masks_that_do_not_fit_are_refused() -> None:
-    feature = Feature(name="f", num_ids=10, dim=2)
-    config = SparseConfig(values=(1, 1), rows=2, mask="m")
-    swapped = torch.tensor([3, 0], dtype=torch.uint8)  # two bits in one column, none in the other
-    with pytest.raises(ValueError, match=re.escape("has [2, 0] bits set in its columns, but the")):
-        plan_of(feature, config, {"m": swapped}).lower()
-    with pytest.raises(ValueError, match="counts the values of 2 columns, but feature 'f' has 4"):
-        plan_of(Feature(name="f", num_ids=10, dim=4), config, {"m": swapped}).lower()
-    with pytest.raises(ValueError, match=r"must be a bool array of shape \(10, 2\), got float64"):
-        sparse_assignment(feature, np.ones((10, 2)))
+def test_what_does_not_fit_is_refused() -> None:
+    def lowered(values: tuple[int, ...], mask: list[int], rows: int = 3) -> None:
+        config = SparseConfig(values=values, rows=rows, mask="m")
+        lower(config, (FEATURE,), {"m": torch.tensor(mask, dtype=torch.uint8)})
+
+    with pytest.raises(ValueError, match="counts the values of 2 columns, but feature 'a' has 6"):
+        lowered((2, 1), [3, 4])
+    values = (2, 0, 1, 0, 0, 0)
+    with pytest.raises(ValueError, match="has 2 bits set, but the config says 3"):
+        lowered(values, [3, 0])
+    with pytest.raises(ValueError, match=r"has \[1, 2\] bits set in its columns.*says \[2, 1\]"):
+        lowered(values, [4, 3])
+    with pytest.raises(ValueError, match="12 rows for feature 'a', which has 11 ids"):
+        lowered((12, 0, 0, 0, 0, 0), [255, 15], rows=12)
+    lowered(values, [3, 4])
+    with pytest.raises(ValueError, match=r"bool array of shape \(11, 6\), got int64 of shape"):
+        sparse_assignment(FEATURE, np.zeros((11, 6), dtype=np.int64))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="open vocabulary, and what is kept"):
+        sparse_assignment(Feature(name="o", num_ids=None, dim=4), np.ones((3, 4), dtype=bool))
 
 
-def test_a_plan_at_a_budget_is_refused_in_words() -> None:
-    feature = Feature(name="f", num_ids=1000, dim=4)
-    with pytest.raises(ValueError, match="sparse: such plans come from a search"):
-        make_plan("sparse", (feature,), 4000)
-
-
-def test_place_refuses_what_it_cannot_write() -> None:
-    feature = Feature(name="f", num_ids=6, dim=4)
-    full = Plan((feature,), (Group(("f",), FullConfig()),))
-    collection = CompressedEmbeddingBagCollection(full)
-    with pytest.raises(ValueError, match="there is no feature 'g'; there are f"):
-        place(collection, {"g": torch.zeros(6, 4)})
-    with pytest.raises(ValueError, match="'f'"):
-        place(collection, {"f": torch.zeros(5, 4)})
-    config = get_method("mixed").config.model_validate({"dims": (2,)})
-    narrow = CompressedEmbeddingBagCollection(Plan((feature,), (Group(("f",), config),)))
-    before = {k: v.clone() for k, v in narrow.state_dict().items()}
-    with pytest.raises(ValueError, match="has parameters of its own"):
-        place(narrow, {"f": torch.ones(6, 4)})
-    assert all(torch.equal(before[k], v) for k, v in narrow.state_dict().items())
+def test_a_plan_that_keeps_nothing_gives_zeros() -> None:
+    plan, _, _ = assigned(FEATURE, np.zeros((11, 6), dtype=bool))
+    bags = KeyedJaggedTensor(["a"], torch.tensor([3, 1]), lengths=torch.tensor([1, 0, 1]))
+    out = CompressedEmbeddingBagCollection(plan)(bags)["a"]
+    assert torch.equal(out, torch.zeros(3, 6))
+    with pytest.raises(ValueError, match=r"keeps nothing of any feature.*use engine='eager'"):
+        CompressedEmbeddingBagCollection(plan, engine="fused")

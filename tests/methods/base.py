@@ -65,17 +65,16 @@ class MethodCases:
 def case(
     name: str,
     *groups: tuple[Sequence[Feature], MethodConfig],
-    arrays: Mapping[str, Sequence[int]] | None = None,
-    dtypes: Mapping[str, torch.dtype] | None = None,
+    arrays: Mapping[str, Sequence[int] | Tensor] | None = None,
 ) -> Case:
     """A case from groups of features; features stand in the plan in the order they are given.
 
-    Arrays are int64 where `dtypes` does not name them.
+    Arrays that are lists become int64.
     """
     features = tuple(f for members, _ in groups for f in members)
-    kinds = dtypes or {}
     tensors = {
-        k: torch.tensor(v, dtype=kinds.get(k, torch.int64)) for k, v in (arrays or {}).items()
+        k: v if isinstance(v, Tensor) else torch.tensor(v, dtype=torch.int64)
+        for k, v in (arrays or {}).items()
     }
     plan_groups = tuple(Group(tuple(f.name for f in m), config) for m, config in groups)
     return Case(name, Plan(features, plan_groups, tensors))

@@ -9,19 +9,27 @@ from compactrec.embeddings import Feature
 from compactrec.embeddings.pruned import PrunedConfig
 from tests.methods.base import Embed, MethodCases, Weights, case, unpacked
 from tests.reference import pruned
+from tests.reference.bitmap import bitmap
 
 __all__ = ["METHOD"]
 
-KEPT = (0, 3, 4, 9, 10, 19)
-ROWS = (-1, 4, 0, -1, 2, 5, -1, 1, 3, -1, -1)
+KEPT = {
+    "pa__kept": [0, 3, 4, 7, 9, 10],
+    "pd__kept": [1, 2, 63, 64, 65, 66, 130, 255, 256, 299],
+    "pe__kept": [0, 1, 2, 5, 8],
+}
+NUM_IDS = {"pa__kept": 11, "pd__kept": 300, "pe__kept": 9}
+ROW_OF = [0, -1, 4, 6, 3, -1, 1, 7, 2, 5, -1, 8]
 
 
-def bitmap(kept: Sequence[int], num_ids: int) -> list[int]:
-    """Bit x of byte x div 8."""
-    found = [0] * -(-num_ids // 8)
-    for x in kept:
-        found[x // 8] |= 1 << (x % 8)
-    return found
+def arrays(*names: str) -> dict[str, Tensor]:
+    """Bitmaps of the lists of kept ids."""
+    return {
+        name: torch.tensor(
+            bitmap([int(x in KEPT[name]) for x in range(NUM_IDS[name])]), dtype=torch.uint8
+        )
+        for name in names
+    }
 
 
 def reference(
@@ -30,28 +38,26 @@ def reference(
     arrays: Mapping[str, Tensor],
     weights: Weights,
 ) -> dict[str, Embed]:
-    """Columns of the block of x's row in their places; zeros elsewhere and for dropped ids."""
+    """e(x) = S_b E_b[row of x], zeros where x has no row."""
     first = features[0]
     assert first.num_ids is not None
-    drops = sum(config.rows) < first.num_ids or config.kept or config.remap
-    many = len(config.rows) > 1 or drops
-    tables = [
-        unpacked(weights, f"t_{first.name}__b{i}" if many else f"t_{first.name}__b", n, len(c))
-        if c
-        else [()] * n
-        for i, (n, c) in enumerate(zip(config.rows, config.columns, strict=True))
-    ]
+    alone = len(config.rows) == 1 and sum(config.rows) == first.num_ids and not config.remap
+    tables: list[object] = []
+    for b, (n, columns) in enumerate(zip(config.rows, config.columns, strict=True)):
+        name = f"t_{first.name}__b" if alone and not config.kept else f"t_{first.name}__b{b}"
+        tables.append(unpacked(weights, name, n, len(columns)) if columns else [()] * n)
 
     def row(x: int) -> int | None:
         if config.kept is not None:
-            return pruned.rank(x, KEPT)
+            return pruned.rank(x, KEPT[config.kept])
         if config.remap is not None:
-            return None if ROWS[x] < 0 else ROWS[x]
-        return x if x < sum(config.rows) else None
+            return ROW_OF[x] if ROW_OF[x] >= 0 else None
+        return x
 
     def embed(x: int) -> Tensor:
-        zeros = [torch.zeros((), dtype=torch.float64)] * first.dim
-        return torch.stack(pruned.embed(row(x), tables, config.columns, zeros))
+        zeros = torch.zeros(first.dim, dtype=torch.float64)
+        vector: Tensor = pruned.embed(row(x), tables, config.columns, zeros)
+        return vector
 
     return {f.name: embed for f in features}
 
@@ -61,43 +67,54 @@ METHOD = MethodCases(
     reference,
     (
         case(
-            "pruned_rows",
+            "pruned",
             (
-                [Feature(name="pa", num_ids=20, dim=8, max_bag=4)],
+                [Feature(name="pa", num_ids=11, dim=8, max_bag=4)],
                 PrunedConfig(rows=(6,), columns=((0, 1, 2),), kept="pa__kept"),
             ),
             (
                 [Feature(name="pb", num_ids=3_000_000_000, dim=8, max_bag=3, pooling="mean")],
-                PrunedConfig(rows=(9,), columns=((0, 1, 2, 3),)),
+                PrunedConfig(rows=(9, 16), columns=(tuple(range(8)), (1, 6))),
             ),
-            ([Feature(name="pc", num_ids=7, dim=4)], PrunedConfig(rows=(7,), columns=((0,),))),
-            ([Feature(name="pd", num_ids=50, dim=12, max_bag=2)], PrunedConfig()),
+            (
+                [Feature(name="pc", num_ids=41, dim=12)],
+                PrunedConfig(rows=(41,), columns=((2, 3, 7, 11),)),
+            ),
             (
                 [
-                    Feature(name="pe", num_ids=20, dim=4, max_bag=2),
-                    Feature(name="pf", num_ids=20, dim=4),
+                    Feature(name="pd", num_ids=300, dim=4, max_bag=2),
+                    Feature(name="pe", num_ids=300, dim=4),
                 ],
-                PrunedConfig(rows=(6,), columns=((0, 1, 2, 3),), kept="pa__kept"),
+                PrunedConfig(rows=(10,), columns=((0, 1, 2, 3),), kept="pd__kept"),
             ),
-            arrays={"pa__kept": bitmap(KEPT, 20)},
-            dtypes={"pa__kept": torch.uint8},
+            arrays=arrays("pa__kept", "pd__kept"),
         ),
         case(
             "pruned_blocks",
             (
-                [Feature(name="pa", num_ids=len(ROWS), dim=8, max_bag=4)],
-                PrunedConfig(rows=(2, 3, 1), columns=((0, 2, 3, 5, 7), (1,), (2, 6)), remap="pa_r"),
+                [Feature(name="pa", num_ids=12, dim=6, max_bag=4)],
+                PrunedConfig(rows=(3, 4, 2), columns=((0, 2, 3, 4), (), (1, 5)), remap="pa__rows"),
             ),
             (
-                [Feature(name="pb", num_ids=60, dim=4, max_bag=3, pooling="mean")],
-                PrunedConfig(rows=(5, 9, 20), columns=((0, 1, 2, 3), (), (3,))),
+                [Feature(name="pb", num_ids=50, dim=8, max_bag=3)],
+                PrunedConfig(rows=(50,), columns=(tuple(range(8)),)),
+            ),
+            (  # every id is dropped
+                [
+                    Feature(name="pc", num_ids=20, dim=12, max_bag=2, pooling="mean"),
+                    Feature(name="pd", num_ids=20, dim=12),
+                ],
+                PrunedConfig(),
             ),
             (
-                [Feature(name="pc", num_ids=20, dim=12)],
-                PrunedConfig(rows=(2, 4), columns=((1, 4, 11), (0, 5, 6, 7)), kept="pc__kept"),
+                [Feature(name="pe", num_ids=9, dim=6, max_bag=2)],
+                PrunedConfig(rows=(2, 3), columns=((0, 1, 5), (0, 1, 4)), kept="pe__kept"),
             ),
-            arrays={"pa_r": list(ROWS), "pc__kept": bitmap(KEPT, 20)},
-            dtypes={"pa_r": torch.int32, "pc__kept": torch.uint8},
+            (
+                [Feature(name="pf", num_ids=40_000_000, dim=2, max_bag=2, pooling="mean")],
+                PrunedConfig(rows=(7,), columns=((1,),)),
+            ),
+            arrays={"pa__rows": torch.tensor(ROW_OF, dtype=torch.int32), **arrays("pe__kept")},
         ),
     ),
 )

@@ -10,53 +10,46 @@ from compactrec.embeddings import Feature
 from compactrec.embeddings.sparse import SparseConfig
 from tests.methods.base import Embed, MethodCases, Weights, case
 from tests.reference import sparse
+from tests.reference.bitmap import bitmap
 
 __all__ = ["METHOD"]
 
 Mask = list[list[int]]
 
 
-def random_mask(num_ids: int, dim: int, share: float, seed: int) -> Mask:
-    """1 where a value is kept; some ids keep none, some columns nothing."""
+def drawn(num_ids: int, dim: int, share: float, seed: int, *, columns: Sequence[int] = ()) -> Mask:
+    """Random values kept; none in `columns`, and none of every fifth id but the first."""
     rng = random.Random(seed)
-    empty = rng.randrange(dim)
     return [
-        [int(c != empty and i % 5 != 3 and rng.random() < share) for c in range(dim)]
-        for i in range(num_ids)
+        [int(rng.random() < share and c not in columns and x % 5 != 3) for c in range(dim)]
+        for x in range(num_ids)
     ]
 
 
-def stored(mask: Mask, num_ids: int) -> tuple[SparseConfig, dict[str, list[int]]]:
-    """The config of a mask over the first ids and its bitmaps, bit by bit."""
-    values = tuple(sum(row[c] for row in mask) for c in range(len(mask[0])))
-    rows = [i for i, row in enumerate(mask) if any(row)]
-    arrays = {}
-    bits = [[mask[i][c] for i in rows] for c, n in enumerate(values) if n]
-    arrays["mask"] = [byte for column in bits for byte in _bytes(column)]
-    if rows == list(range(len(rows))):
-        return SparseConfig(values=values, rows=len(rows), mask="mask"), arrays
-    arrays["kept"] = _bytes([int(i in rows) for i in range(num_ids)])
-    return SparseConfig(values=values, rows=len(rows), kept="kept", mask="mask"), arrays
-
-
-def _bytes(bits: Sequence[int]) -> list[int]:
-    return [sum(b << i for i, b in enumerate(bits[at : at + 8])) for at in range(0, len(bits), 8)]
-
-
-MASKS: dict[str, Mask] = {
-    "sa": random_mask(40, 8, 0.4, 1),
-    "sb": [[1, 0, 1, 1], [0, 1, 1, 0], [1, 1, 1, 1]],
-    "sc": random_mask(90, 12, 0.15, 3),
-    "se": random_mask(300, 8, 0.6, 4),
+MASKS = {
+    "sa__mask": drawn(11, 8, 0.4, 1),
+    "sb__mask": drawn(300, 8, 0.1, 2, columns=(0, 5)),
+    "sc__mask": [[1, 0, 0, 1], [0, 1, 0, 0], [1, 0, 0, 0]],
+    "sd__mask": drawn(70, 5, 0.5, 4),
 }
-NUM_IDS = {"sa": 40, "sb": 3_000_000_000, "sc": 90, "se": 300}
-CONFIGS: dict[str, SparseConfig] = {}
-ARRAYS: dict[str, list[int]] = {}
-for _name, _mask in MASKS.items():
-    _config, _arrays = stored(_mask, NUM_IDS[_name])
-    _names = {key: f"{_name}__{key}" for key in _arrays}
-    CONFIGS[_name] = _config.model_copy(update=_names)
-    ARRAYS |= {_names[key]: values for key, values in _arrays.items()}
+"""Over all ids, except for sc, which is over its first ones."""
+
+
+def config(name: str) -> tuple[SparseConfig, dict[str, Tensor]]:
+    """The layout of a mask, bit by bit."""
+    mask, feature = MASKS[name], name.split("__")[0]
+    values = tuple(sum(row[c] for row in mask) for c in range(len(mask[0])))
+    kept = [int(any(row)) for row in mask]
+    rows = [row for row in mask if any(row)]
+    bits = [bitmap([row[c] for row in rows]) for c, count in enumerate(values) if count]
+    arrays = {name: torch.tensor([byte for each in bits for byte in each], dtype=torch.uint8)}
+    if all(kept):
+        return SparseConfig(values=values, rows=len(rows), mask=name), arrays
+    arrays[f"{feature}__kept"] = torch.tensor(bitmap(kept), dtype=torch.uint8)
+    return (
+        SparseConfig(values=values, rows=len(rows), kept=f"{feature}__kept", mask=name),
+        arrays,
+    )
 
 
 def reference(
@@ -65,17 +58,21 @@ def reference(
     arrays: Mapping[str, Tensor],
     weights: Weights,
 ) -> dict[str, Embed]:
-    """Kept values in their places, zeros elsewhere."""
+    """e(x)_c = v[q(x, c)] where the mask has a value."""
     first = features[0]
-    mask = [] if config.mask is None else MASKS[config.mask.partition("__")[0]]
-    table = weights.tables.get(f"t_{first.name}__values")
 
     def embed(x: int) -> Tensor:
-        zeros = [torch.zeros((), dtype=torch.float64)] * first.dim
-        return torch.stack(sparse.embed(mask, x, table, zeros) if x < len(mask) else zeros)
+        zeros = torch.zeros(first.dim, dtype=torch.float64)
+        if config.mask is None or x >= len(MASKS[config.mask]):
+            return zeros
+        stored = weights.tables[f"t_{first.name}__values"]
+        vector: Tensor = sparse.embed(MASKS[config.mask], x, stored, zeros)
+        return vector
 
     return {f.name: embed for f in features}
 
+
+A, B, C, D = (config(name) for name in MASKS)
 
 METHOD = MethodCases(
     "sparse",
@@ -83,25 +80,30 @@ METHOD = MethodCases(
     (
         case(
             "sparse",
-            ([Feature(name="sa", num_ids=40, dim=8, max_bag=4)], CONFIGS["sa"]),
-            (
-                [Feature(name="sb", num_ids=NUM_IDS["sb"], dim=4, max_bag=3, pooling="mean")],
-                CONFIGS["sb"],
-            ),
-            ([Feature(name="sc", num_ids=90, dim=12)], CONFIGS["sc"]),
-            (
-                [Feature(name="sd", num_ids=50, dim=8, max_bag=2)],
-                SparseConfig(values=(0,) * 8, rows=0),
-            ),
+            ([Feature(name="sa", num_ids=11, dim=8, max_bag=4)], A[0]),
             (
                 [
-                    Feature(name="se", num_ids=300, dim=8, max_bag=3),
-                    Feature(name="sf", num_ids=300, dim=8),
+                    Feature(name="sb", num_ids=300, dim=8, max_bag=3, pooling="mean"),
+                    Feature(name="se", num_ids=300, dim=8),
                 ],
-                CONFIGS["se"],
+                B[0],
             ),
-            arrays=ARRAYS,
-            dtypes=dict.fromkeys(ARRAYS, torch.uint8),
+            ([Feature(name="sc", num_ids=3_000_000_000, dim=4, max_bag=3)], C[0]),
+            arrays={**A[1], **B[1], **C[1]},
+        ),
+        case(
+            "sparse_uneven",
+            ([Feature(name="sd", num_ids=70, dim=5, max_bag=2, pooling="mean")], D[0]),
+            ([Feature(name="sc", num_ids=40_000_000, dim=4, max_bag=3)], C[0]),
+            (  # nothing is kept
+                [
+                    Feature(name="sf", num_ids=20, dim=12, max_bag=2),
+                    Feature(name="sg", num_ids=20, dim=12),
+                ],
+                SparseConfig(values=(0,) * 12, rows=0),
+            ),
+            ([Feature(name="sa", num_ids=11, dim=8)], A[0]),
+            arrays={**A[1], **C[1], **D[1]},
         ),
     ),
 )

@@ -21,7 +21,7 @@ def rank(index: int, kept: Sequence[int]) -> int | None:
 def embed(
     row: int | None, tables: Sequence[Any], columns: Sequence[Sequence[int]], zeros: Any
 ) -> Any:
-    """The vector of a row, filled into `zeros` (D,); `tables[b]` has a row for each."""
+    """The vector of a row, filled into `zeros` (D,); `tables[b]` is None where b has no columns."""
     if row is None:
         return zeros
     for table, rows, places in _blocks(tables, columns):
