@@ -10,6 +10,7 @@ that are not searched.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Literal, TypeVar
 
 import torch
@@ -35,6 +36,7 @@ __all__ = [
     "num_kept",
     "searched_tables",
     "sparse_plan",
+    "sparse_plan_bytes",
     "table_bytes_of",
 ]
 
@@ -94,19 +96,20 @@ def masks_at_bytes(
                 masks[name] = torch.ones_like(mask)
         return masks
 
-    def plan(masks: dict[str, Tensor]) -> Plan:
-        return sparse_plan(task, masks)
-
-    rest = sum(table_bytes_of(f) for f in task.features if f.name not in features)
-
-    def estimate(masks: dict[str, Tensor]) -> int:
-        return rest + sum(
-            full[name] if bool(mask.all()) else _sparse_bytes(features[name], mask)
-            for name, mask in masks.items()
-        )
-
     total = sum(table.numel() for table in own.values())
-    return largest_within(at, estimate, plan, total, budget_bytes)
+    return largest_within(
+        at, partial(sparse_plan_bytes, task), partial(sparse_plan, task), total, budget_bytes
+    )
+
+
+def sparse_plan_bytes(task: SearchTask, masks: Masks) -> int:
+    """Serving bytes of :func:`sparse_plan`, without making it."""
+    total = 0
+    for feature in task.features:
+        mask = masks.get(feature.name)
+        whole = mask is None or bool(mask.all())
+        total += table_bytes_of(feature) if whole else _sparse_bytes(feature, masks[feature.name])
+    return total
 
 
 def largest_within(
