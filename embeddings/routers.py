@@ -1,12 +1,12 @@
-"""Routers: which of K models an example goes to. Frozen values of a :class:`~.routed.RoutedPlan`.
+"""Routers: which of K models an example goes to. Part of a :class:`~.routed.RoutedPlan`, frozen.
 
-*Linear*: ``c(x) = argmax_k b_k + sum_f mean_{i in bag f} W[h_f(i), k]`` with ``h_f(i)`` a salted hash
-of the id into ``num_buckets``; ``W (num_buckets, K)``. Cost: ``4 K (num_buckets + 1) + 8 S`` bytes for
-S features. An empty bag adds nothing; weights of ids have no part.
+*Linear*: ``c(x) = argmax_k b_k + sum_f mean_{i in bag f} W[h_f(i), k]`` with ``h_f(i)`` a salted
+hash of the id into ``num_buckets``; ``W (num_buckets, K)``. An empty bag adds nothing; weights of
+ids have no part. Cost: ``4 K (num_buckets + 1) + 8 S`` bytes for S features.
 
-*Gates*: the tables, the gate network and the centroids of the search itself, so that an example goes
-where the search put it: ``argmin_k |z*(X(x)) - m_k|^2``. Exact, and as large as the full tables:
-``4 D sum n_f`` bytes, the network, and ``4 K S D``.
+*Gates*: the tables, the gate network and the centroids of the search itself, so that an example
+goes where the search put it: ``argmin_k |z*(X(x)) - m_k|^2``. Exact, and as large as the full
+tables: ``4 D sum n_f`` bytes, the network, and ``4 K S D``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ __all__ = [
 
 
 class FeatureBags(NamedTuple):
-    """The bags of one feature: ids one after the other, how many each example has, their weights."""
+    """The bags of one feature: ids one after the other, how many of each example, weights."""
 
     values: Tensor
     lengths: Tensor

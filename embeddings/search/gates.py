@@ -8,11 +8,12 @@
 *Binary concrete* (Maddison et al. 2017; Jang et al. 2017): ``s = sigmoid((a + logit(u)) / t)`` with
 ``u ~ U(0, 1)`` and ``pi = sigmoid(a)``. *Hard concrete* (Louizos et al. 2018) stretches it:
 ``clip(1.2 s - 0.1, 0, 1)``. *Gaussian* (stochastic gates, Yamada et al. 2020):
-``clip(a + 0.5 + 0.5 e, 0, 1)`` with ``e ~ N(0, 1)`` and ``pi = Phi(2 a)``. *Straight-through* gives
-``1[s > 1/2]`` forward, so that ``E[z] = pi`` at any temperature, and the gradient of ``s`` backward.
+``clip(a + 0.5 + 0.5 e, 0, 1)`` with ``e ~ N(0, 1)`` and ``pi = Phi(2 a)``. *Straight-through*
+gives ``1[s > 1/2]`` forward, so that ``E[z] = pi`` at any temperature, and the gradient of ``s``
+backward.
 
-Shapes: B examples, F features, S of them searched, D their width. Only searched features are gated.
-Parameters of the linear network: ``(F D + 1) S k`` floats with ``k`` gates per feature: D, 1 or 1 + D.
+Shapes: B examples, F features, S of them searched, D their width. Only those are gated. The linear
+network has ``(F D + 1) S k`` parameters for ``k`` gates per feature: D, 1 or 1 + D.
 """
 
 import math
@@ -144,8 +145,8 @@ class GateNetwork(nn.Module):
             self.layers = nn.Sequential(nn.Linear(dim, hidden_dim), nn.ReLU(), last)
 
     def forward(self, vectors: Tensor) -> tuple[Tensor, ...]:
-        """``(B, F, D)`` -> the levels of gates, each ``(B, S, D)`` or ``(B, S, 1)``: one of them, or
-        for ``hierarchical`` both, to be multiplied."""
+        """``(B, F, D)`` -> the levels of gates, each ``(B, S, D)`` or ``(B, S, 1)``: one of them,
+        or for ``hierarchical`` both, to be multiplied."""
         if self.kind == "linear":
             logits = self.layers(vectors.flatten(1)).unflatten(1, self.shape)
         else:
@@ -159,9 +160,7 @@ class GateNetwork(nn.Module):
     def deterministic(self, vectors: Tensor) -> Tensor:
         """``z* = 1[pi > 1/2]`` of all searched coordinates: bool ``(B, S, D)``."""
         gates = [logits > 0 for logits in self(vectors)]
-        return torch.stack(torch.broadcast_tensors(*gates)).all(0).expand(
-            -1, -1, vectors.shape[-1]
-        )
+        return torch.stack(torch.broadcast_tensors(*gates)).all(0).expand(-1, -1, vectors.shape[-1])
 
 
 class GateLayer(nn.Module):
@@ -194,7 +193,9 @@ class GateLayer(nn.Module):
         logits = self.network(vectors.detach())
         if self.training:
             self._logits = logits
-            gates = math.prod([self.draw(level) for level in logits[1:]], start=self.draw(logits[0]))
+            gates = math.prod(
+                [self.draw(level) for level in logits[1:]], start=self.draw(logits[0])
+            )
         else:
             gates = self.network.deterministic(vectors.detach()).to(vectors.dtype)
         gates = gates.expand(-1, -1, vectors.shape[-1])
@@ -216,8 +217,8 @@ class GateLayer(nn.Module):
     def polarisation(self, kind: Polarisation = "quadratic") -> Tensor:
         """How far the last training batch's gates are from 0 and 1.
 
-        ``quadratic``: mean ``4 pi (1 - pi)``, 0 where all are decided. ``deviation``: minus the mean
-        distance of ``pi`` from its mean, as neuron polarisation has it.
+        ``quadratic``: mean ``4 pi (1 - pi)``, 0 where all are decided. ``deviation``: minus the
+        mean distance of ``pi`` from its mean, as for the polarisation of neurons.
         """
         pi = torch.cat([self.relaxation.probability(level).flatten() for level in self._last()])
         if kind == "quadratic":
