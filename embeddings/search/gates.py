@@ -209,6 +209,19 @@ class GateLayer(nn.Module):
             return soft
         return (soft > 0.5).to(soft.dtype) + (soft - soft.detach())
 
+    @torch.no_grad()
+    def probabilities(self, vectors: Tensor) -> Tensor:
+        """``pi`` of every searched coordinate, ``(B, S, D)``; of levels, their product."""
+        levels = [self.relaxation.probability(level) for level in self.network(vectors)]
+        return (
+            torch.stack(torch.broadcast_tensors(*levels)).prod(0).expand(-1, -1, vectors.shape[-1])
+        )
+
+    @property
+    def seen(self) -> bool:
+        """True once there was a training batch."""
+        return self._logits is not None
+
     def open_share(self) -> Tensor:
         """Mean ``P(gate > 0)`` over the coordinates of the last training batch."""
         shares = [self._open(level) for level in self._last()]
