@@ -28,6 +28,7 @@ from compactrec.embeddings.placing import logical_table, place
 from compactrec.embeddings.pruned import PrunedConfig
 from compactrec.embeddings.search import Phase, Trained
 from compactrec.embeddings.search.base import Rows
+from compactrec.embeddings.search.cluster_plans import RankedMasks
 from compactrec.embeddings.search.ihas import IhasSupernet, derive_ihas
 from compactrec.models.routed import RoutedModel, bags_of
 from tests.benchmarks.folder import write_folder
@@ -388,3 +389,13 @@ def test_search_derive_retrain(data: Path, tmp_path: Path, tables: str) -> None:
         )  # fmt: skip
         assert run.bytes.serving_bytes == size(plan).serving_bytes
         assert run.tested.auc > 0.6
+
+
+def test_masks_take_the_largest_means_first_then_the_largest_chances() -> None:
+    means = torch.tensor([[[1.0, 0.5, 1.0]], [[0.0, 0.5, 0.2]]], dtype=torch.float64)
+    chances = torch.tensor([[[0.6, 0.5, 0.9]], [[0.1, 0.7, 0.3]]], dtype=torch.float64)
+    masks = RankedMasks(means, chances)
+    order = [(0, 0, 2), (0, 0, 0), (1, 0, 1), (0, 0, 1), (1, 0, 2), (1, 0, 0)]
+    for count in range(7):
+        kept_now = {tuple(place) for place in masks(count).nonzero().tolist()}
+        assert kept_now == set(order[:count])
