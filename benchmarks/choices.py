@@ -14,7 +14,7 @@ from compactrec.benchmarks.budgets import parse_budget
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.plans import resolve_plan
 from compactrec.data.manifest import Manifest
-from compactrec.embeddings import Plan, get_method, method_names, size
+from compactrec.embeddings import AnyPlan, get_method, method_names, size
 
 __all__ = [
     "FULL",
@@ -172,7 +172,7 @@ def train_config_for(
     )  # fmt: skip
 
 
-def plan_for(base: TrainConfig, method: str, budget: str) -> Plan:
+def plan_for(base: TrainConfig, method: str, budget: str) -> AnyPlan:
     """The plan of `method` for the data of `base` within `budget`.
 
     Raises ValueError when the method or the budget is not understood, or does not fit.

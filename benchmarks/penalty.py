@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedTensor
@@ -13,23 +15,27 @@ class EmbeddingPenalty:
     """``strength / 2 * mean over examples of the squared norm of all their vectors``.
 
     Args:
-        embeddings: the collection whose outputs are penalised; its forward pass is listened to.
+        embeddings: the collection whose outputs are penalised, or several that share a batch's
+            examples; their forward passes are listened to.
         strength: 0 turns it off.
     """
 
-    def __init__(self, embeddings: nn.Module, strength: float) -> None:
+    def __init__(self, embeddings: nn.Module | Sequence[nn.Module], strength: float) -> None:
         self._strength = strength
-        self._vectors: Tensor | None = None
+        self._vectors: list[Tensor] = []
         if strength:
-            embeddings.register_forward_hook(self._keep)
+            modules = [embeddings] if isinstance(embeddings, nn.Module) else embeddings
+            for module in modules:
+                module.register_forward_hook(self._keep)
 
     def take(self) -> Tensor | float:
         """The penalty of the forward pass just made."""
-        vectors, self._vectors = self._vectors, None
-        if vectors is None:
+        every, self._vectors = self._vectors, []
+        if not every:
             return 0.0
-        return self._strength / 2 * vectors.square().sum() / vectors.shape[0]
+        total = torch.stack([vectors.square().sum() for vectors in every]).sum()
+        return self._strength / 2 * total / sum(vectors.shape[0] for vectors in every)
 
     def _keep(self, module: nn.Module, args: object, output: KeyedTensor) -> None:
         if torch.is_grad_enabled():
-            self._vectors = output.values()
+            self._vectors.append(output.values())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from compactrec.benchmarks.budgets import format_bytes
-from compactrec.embeddings import Feature, Plan, size
+from compactrec.embeddings import AnyPlan, Feature, Plan, size
 from compactrec.embeddings.contract import Lowered, Output
 from compactrec.embeddings.rewrite import Bags, Rewrite
 
@@ -41,20 +41,36 @@ class FeatureFigures:
     widths: tuple[float, ...]
     """Mean stored width in each range of :data:`FREQUENCY_CUTS`; NaN where it has no id."""
     kept_ids: int
-    """Ids with a stored width above 0."""
+    """Ids with a stored width above 0; of several copies, the most."""
     num_bytes: int
     """Serving bytes: tables, integers, dense parts; the group's, in equal shares."""
     full_bytes: int
 
 
 def plan_figures(
-    plan: Plan, counts: Mapping[str, npt.NDArray[np.int64]]
+    plan: AnyPlan, counts: Mapping[str, npt.NDArray[np.int64]]
 ) -> tuple[FeatureFigures, ...]:
     """Figures of every feature with a vocabulary, in the plan's order.
+
+    Where there are several plans, widths and bytes of all copies are added up.
 
     Args:
         counts: training frequency of every id by feature name.
     """
+    found = [_figures(part, counts) for part in plan.plans]
+    return tuple(_together(copies) for copies in zip(*found, strict=True))
+
+
+def _together(copies: tuple[FeatureFigures, ...]) -> FeatureFigures:
+    return replace(
+        copies[0],
+        widths=tuple(sum(widths) for widths in zip(*(c.widths for c in copies), strict=True)),
+        kept_ids=max(c.kept_ids for c in copies),
+        num_bytes=sum(c.num_bytes for c in copies),
+    )
+
+
+def _figures(plan: Plan, counts: Mapping[str, npt.NDArray[np.int64]]) -> tuple[FeatureFigures, ...]:
     report = size(plan)
     found: dict[str, FeatureFigures] = {}
     for group, lowered, row in zip(plan.groups, plan.lower(), report.groups, strict=True):

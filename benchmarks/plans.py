@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.result import Bytes
 from compactrec.data.manifest import Manifest
-from compactrec.embeddings import Feature, Plan, full_plan, make_plan, size
+from compactrec.embeddings import AnyPlan, Feature, full_plan, load_plan, make_plan, size
 
 __all__ = ["method_of", "plan_bytes", "resolve_plan"]
 
 
-def resolve_plan(config: TrainConfig, manifest: Manifest) -> Plan:
+def resolve_plan(config: TrainConfig, manifest: Manifest) -> AnyPlan:
     """The plan file of ``config``, checked against the data, or a plan made for its budget.
 
     Raises:
@@ -20,7 +20,7 @@ def resolve_plan(config: TrainConfig, manifest: Manifest) -> Plan:
             says, or the method does not fit the budget.
     """
     if config.plan is not None:
-        plan = Plan.load(config.plan)
+        plan = load_plan(config.plan)
         plan.check_features(_features(manifest, plan))
         _check_name(config, plan)
         return plan
@@ -40,9 +40,9 @@ def resolve_plan(config: TrainConfig, manifest: Manifest) -> Plan:
     )
 
 
-def _check_name(config: TrainConfig, plan: Plan) -> None:
+def _check_name(config: TrainConfig, plan: AnyPlan) -> None:
     """A plan file may be named only by what it is."""
-    methods = {group.config.method for group in plan.groups} | {"full"}
+    methods = plan.methods | {"full"}
     if config.method is not None and config.method not in methods:
         raise ValueError(
             f"{config.plan} is a plan of {sorted(methods)}, but method is {config.method!r}; leave "
@@ -56,16 +56,15 @@ def _check_name(config: TrainConfig, plan: Plan) -> None:
         )
 
 
-def method_of(config: TrainConfig, plan: Plan) -> str:
+def method_of(config: TrainConfig, plan: AnyPlan) -> str:
     """The name a result goes by: the config's, else the plan's one method beside ``full``."""
     if config.method is not None:
         return config.method
-    methods = {group.config.method for group in plan.groups}
-    others = sorted(methods - {"full"})
+    others = sorted(plan.methods - {"full"})
     return "+".join(others) or "full"
 
 
-def plan_bytes(config: TrainConfig, plan: Plan) -> Bytes:
+def plan_bytes(config: TrainConfig, plan: AnyPlan) -> Bytes:
     """Bytes of ``plan``, with the state of the optimizers of ``config``."""
     lazy = config.engine == "fused" and config.table_decay > 0
     report = size(
@@ -89,7 +88,7 @@ def _full_serving_bytes(features: Sequence[Feature]) -> int | None:
     return size(full_plan(features)).serving_bytes
 
 
-def _features(manifest: Manifest, plan: Plan) -> tuple[Feature, ...]:
+def _features(manifest: Manifest, plan: AnyPlan) -> tuple[Feature, ...]:
     """The data's features, with the plan's own choice of width and pooling."""
     ours = {feature.name: feature for feature in plan.features}
     found = []

@@ -248,7 +248,8 @@ def _start_state(run: _Run, derived: Derived, initial: _Initial) -> dict[str, Te
     num_dense = len(run.manifest.dense)
     model, embeddings = build_model(run.config.train, derived.plan, num_dense)
     if derived.tables is not None:
-        place(embeddings, derived.tables)
+        for collection in embeddings:
+            place(collection, derived.tables)
     state = model.state_dict()
     if derived.dense != "fresh":
         source = run.model if derived.dense == "trained" else initial.model

@@ -62,6 +62,7 @@ class SearchLoop:
         self._weights = [p for p in model.parameters() if id(p) not in of_architecture]
         in_supernet = {id(p) for p in supernet.parameters()}
         self._dense = [p for p in self._weights if id(p) not in in_supernet]
+        self._tables = [p for p in self._weights if id(p) in in_supernet]
         weights = Optimizers(model, [supernet.collection], config, exclude=self._architecture)
         self._optimizers = AllOptimizers(weights, supernet.architecture_optimizer())
         self._loaders = SearchLoaders(config)
@@ -110,7 +111,9 @@ class SearchLoop:
     def _run_phase(self, phase: Phase, bar: ProgressBar, before: int) -> None:
         progress, num_steps = self._progress, self._num_steps(phase)
         for parameter in self._dense:
-            parameter.requires_grad_(phase.weights == "all")
+            parameter.requires_grad_(phase.weights != "tables")
+        for parameter in self._tables:
+            parameter.requires_grad_(phase.weights != "dense")
         shown_at = 0.0
         stopped = progress.step >= num_steps
         while not stopped:

@@ -28,7 +28,7 @@ from compactrec.benchmarks.result import Result
 from compactrec.benchmarks.summary import Summary
 from compactrec.benchmarks.texts import budget_text
 from compactrec.data.manifest import Manifest
-from compactrec.embeddings import Plan, get_method, method_names, size
+from compactrec.embeddings import AnyPlan, get_method, method_names, size
 from compactrec.embeddings.registry import lower
 
 __all__ = [
@@ -113,23 +113,33 @@ def manifest_table(manifest: Manifest, folder: Path) -> Table:
     return table
 
 
-def plan_table(plan: Plan, title: str) -> Table:
-    """Per feature or shared group: method, physical tables, bytes, compression; and the sum."""
+def plan_table(plan: AnyPlan, title: str) -> Table:
+    """Per feature or shared group: method, physical tables, bytes, compression; and the sum.
+
+    Several plans come one after the other, then what routes to them.
+    """
     report = size(plan)
     names = ("Feature", "Method", "Tables (rows x width)", "Bytes", "Full", "Smaller")
     table = _table(title, names, num_left=2)
-    arrays = {name: array.to("meta") for name, array in plan.arrays.items()}
-    for group, row in zip(plan.groups, report.groups, strict=True):
-        with torch.device("meta"):
-            tables = lower(group.config, plan.group_features(group), arrays).tables
-        shapes = _shapes((t.num_rows, t.dim) for t in tables)
-        num_bytes = row.table_bytes + row.aux_bytes + row.dense_bytes
-        table.add_row(
-            _features(row.features), row.method, shapes, *_bytes(num_bytes, row.full_bytes)
-        )
-    known = [row.full_bytes for row in report.groups]
+    rows = iter(report.groups)
+    for number, part in enumerate(plan.plans):
+        if number:
+            table.add_section()
+        arrays = {name: array.to("meta") for name, array in part.arrays.items()}
+        for group in part.groups:
+            row = next(rows)
+            with torch.device("meta"):
+                tables = lower(group.config, part.group_features(group), arrays).tables
+            shapes = _shapes((t.num_rows, t.dim) for t in tables)
+            num_bytes = row.table_bytes + row.aux_bytes + row.dense_bytes
+            table.add_row(
+                _features(row.features), row.method, shapes, *_bytes(num_bytes, row.full_bytes)
+            )
+    known = [row.full_bytes for row in report.groups[: len(plan.plans[0].groups)]]
     full = None if None in known else sum(f or 0 for f in known)
     table.add_section()
+    if report.routing_bytes:
+        table.add_row("router", "", "", format_bytes(report.routing_bytes), "", "")
     parts = (
         f"tables {format_bytes(report.table_bytes)}, integers {format_bytes(report.aux_bytes)}, "
         f"dense {format_bytes(report.dense_bytes)}"

@@ -143,6 +143,8 @@ class TableOptimizer:
     def _prepare_dense(self) -> None:
         factor = 1 - self.torch.param_groups[0]["lr"] * self._decay
         for weight in self._weights:
+            if not weight.requires_grad:  # frozen: no step, no decay
+                continue
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
             if self._mode == "dense_decoupled" and self._decay:

@@ -15,6 +15,7 @@ import math
 import sys
 import time
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 
 from compactrec.benchmarks import snapshot
+from compactrec.benchmarks.calibration import calibrated
 from compactrec.benchmarks.checkpoint import (
     CheckpointStore,
     TensorFile,
@@ -65,8 +67,10 @@ from compactrec.benchmarks.stopping import (
 from compactrec.data.folder import locked
 from compactrec.data.loader import BatchLoader
 from compactrec.data.manifest import Manifest
-from compactrec.embeddings import CompressedEmbeddingBagCollection, Plan
+from compactrec.embeddings import AnyPlan, CompressedEmbeddingBagCollection, RoutedPlan
+from compactrec.embeddings.routers import build_router
 from compactrec.models.dlrm import DLRM
+from compactrec.models.routed import MaskedVectors, RoutedModel
 
 __all__ = [
     "TrainingCollapsed",
@@ -140,14 +144,28 @@ def train(config: TrainConfig) -> Result:
 
 
 def build_model(
-    config: TrainConfig, plan: Plan, num_dense: int
-) -> tuple[nn.Module, CompressedEmbeddingBagCollection]:
-    """The model of ``config`` and, inside it, its embeddings, started from ``config.seed``."""
+    config: TrainConfig, plan: AnyPlan, num_dense: int
+) -> tuple[nn.Module, tuple[CompressedEmbeddingBagCollection, ...]]:
+    """The model of ``config`` and, inside it, its embeddings, started from ``config.seed``.
+
+    A plan of several clusters gives one such model for each, all started alike, behind its router.
+    """
     torch.manual_seed(config.seed)
-    embeddings = CompressedEmbeddingBagCollection(
-        plan, engine=config.engine, device=config.device, optimizer=fused_optimizer(config)
+    collections = tuple(
+        CompressedEmbeddingBagCollection(
+            part, engine=config.engine, device=config.device, optimizer=fused_optimizer(config)
+        )
+        for part in plan.plans
     )
-    return click_model(config, embeddings, num_dense), embeddings
+    if not isinstance(plan, RoutedPlan):
+        return click_model(config, collections[0], num_dense), collections
+    shared = collections[0] if plan.shared else None
+    inputs: Sequence[EmbeddingBagCollectionInterface] = collections
+    if shared is not None:
+        inputs = [MaskedVectors(shared, mask) for mask in plan.masks().to(config.device)]
+    experts = [click_model(config, vectors, num_dense) for vectors in inputs]
+    router = build_router(plan.router, plan.features, plan.arrays).to(config.device)
+    return RoutedModel(router, experts, shared), collections
 
 
 def click_model(
@@ -161,7 +179,7 @@ def click_model(
     )  # fmt: skip
 
 
-def _start(config: TrainConfig, manifest: Manifest, plan: Plan, store: CheckpointStore) -> Run:
+def _start(config: TrainConfig, manifest: Manifest, plan: AnyPlan, store: CheckpointStore) -> Run:
     """Build everything; go on from the checkpoint, if there is one."""
     model, embeddings = build_model(config, plan, len(manifest.dense))
     if config.start is not None:
@@ -238,6 +256,7 @@ def _validate(run: Run) -> None:
         raise TrainingDiverged(
             f"a validation prediction is not finite at {place(history, run.config)}"
         )
+    logits = calibrated(run.model, run.validation, run.config.device, logits, labels)
     if history.add_evaluation(evaluate(logits, labels), run.config.patience):
         old = run.best_file
         name = f"best-{history.step:09d}.safetensors"
@@ -274,7 +293,7 @@ def predict(model: nn.Module, loader: BatchLoader, device: str) -> tuple[Floats,
     return torch.cat(logits).numpy(), torch.cat(labels).numpy()
 
 
-def _finish(run: Run, manifest: Manifest, plan: Plan, start: str | None) -> Result:
+def _finish(run: Run, manifest: Manifest, plan: AnyPlan, start: str | None) -> Result:
     """Test the selected weights, once, and write everything down; ``result.json`` comes last."""
     config, history, out = run.config, run.history, run.config.out
     assert history.best is not None

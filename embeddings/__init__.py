@@ -15,7 +15,7 @@ from compactrec.embeddings.hashing import hash_strings
 from compactrec.embeddings.layers import CompressedEmbedding, CompressedEmbeddingBag
 from compactrec.embeddings.mixed import MixedConfig
 from compactrec.embeddings.parameters import dense_parameters
-from compactrec.embeddings.plan import Group, Plan, load_plan, select
+from compactrec.embeddings.plan import AnyPlan, Group, Plan, load_plan, select
 from compactrec.embeddings.pruned import PrunedConfig
 from compactrec.embeddings.rare import RareConfig
 from compactrec.embeddings.registry import (
@@ -24,6 +24,7 @@ from compactrec.embeddings.registry import (
     get_method,
     method_names,
 )
+from compactrec.embeddings.routed import RoutedPlan
 from compactrec.embeddings.size import SizeReport, size
 from compactrec.embeddings.soft_threshold import SoftThresholdConfig
 from compactrec.embeddings.sparse import SparseConfig
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "AnyPlan",
     "CompositionalConfig",
     "CompressedEmbedding",
     "CompressedEmbeddingBag",
@@ -52,6 +54,7 @@ __all__ = [
     "Plan",
     "PrunedConfig",
     "RareConfig",
+    "RoutedPlan",
     "SizeReport",
     "SoftThresholdConfig",
     "SparseConfig",

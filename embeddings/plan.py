@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pydantic import ValidationError
 from torch import Tensor
@@ -16,8 +16,13 @@ from compactrec.embeddings.contract import Arrays, Lowered, check_array
 from compactrec.embeddings.feature import Feature, check_features
 from compactrec.embeddings.full import FullConfig
 from compactrec.embeddings.registry import config_from_dict, lower
+from compactrec.embeddings.routers import RoutingBytes
+
+if TYPE_CHECKING:
+    from compactrec.embeddings.routed import RoutedPlan
 
 __all__ = [
+    "AnyPlan",
     "Group",
     "Plan",
     "array_checksum",
@@ -90,6 +95,11 @@ class Plan:
     def plans(self) -> "tuple[Plan, ...]":
         """The collections that a model of this plan holds: this one."""
         return (self,)
+
+    @property
+    def routing(self) -> RoutingBytes:
+        """Bytes of what chooses between plans: nothing, there is one."""
+        return RoutingBytes()
 
     @property
     def methods(self) -> frozenset[str]:
@@ -166,9 +176,19 @@ class Plan:
         return Plan.from_json(*read_plan_file(path))
 
 
-def load_plan(path: str | Path) -> Plan:
+AnyPlan: TypeAlias = "Plan | RoutedPlan"
+"""What a model can be built from: one plan, or several behind a router."""
+
+
+def load_plan(path: str | Path) -> "AnyPlan":
     """The plan in a file, whatever kind of plan it is."""
-    return Plan.load(path)
+    from compactrec.embeddings.routed import FORMAT as ROUTED
+    from compactrec.embeddings.routed import RoutedPlan
+
+    value, arrays = read_plan_file(path)
+    if value.get("format") == ROUTED:
+        return RoutedPlan.from_json(value, arrays)
+    return Plan.from_json(value, arrays)
 
 
 def write_plan_file(path: str | Path, value: Mapping[str, Any], arrays: Arrays) -> None:

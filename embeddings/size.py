@@ -8,7 +8,7 @@ import torch
 
 from compactrec.embeddings.contract import Lowered
 from compactrec.embeddings.feature import Feature
-from compactrec.embeddings.plan import Plan
+from compactrec.embeddings.plan import AnyPlan
 from compactrec.embeddings.registry import lower
 from compactrec.embeddings.sizing import aux_bytes, dense_bytes, table_bytes
 
@@ -47,6 +47,9 @@ class SizeReport:
     optimizer_bytes: int
     """State of the optimizers, tables and dense parts. Gradients and activations are not here."""
     groups: tuple[GroupSize, ...]
+    """Plan after plan, where there are several."""
+    routing_bytes: int = 0
+    """Of the bytes above, those of a router, its masks and its calibration."""
 
     @property
     def serving_bytes(self) -> int:
@@ -60,14 +63,14 @@ class SizeReport:
 
 
 def size(
-    plan: Plan,
+    plan: AnyPlan,
     features: Sequence[Feature] | None = None,
     *,
     optimizer: TableOptimizer = "rowwise_adagrad",
     dense_optimizer: DenseOptimizer = "adagrad",
     lazy_decay: bool = False,
 ) -> SizeReport:
-    """Bytes of ``plan``, without allocating its tables.
+    """Bytes of ``plan``, without allocating its tables: every copy, and what routes to it.
 
     Args:
         features: if given, must be the ones the plan was made for (``ValueError`` otherwise).
@@ -77,23 +80,29 @@ def size(
     """
     if features is not None:
         plan.check_features(tuple(features))
-    arrays = {name: array.to("meta") for name, array in plan.arrays.items()}
-    groups, lowered = [], []
-    for group in plan.groups:
-        members = plan.group_features(group)
-        with torch.device("meta"):
-            part = lower(group.config, members, arrays)
-        lowered.append(part)
-        groups.append(_group_size(group.config.method, members, part))
-    dense = dense_bytes(lowered)
+    groups: list[GroupSize] = []
+    every: list[Lowered] = []
+    aux = 0
+    for part in plan.plans:
+        arrays = {name: array.to("meta") for name, array in part.arrays.items()}
+        lowered = []
+        for group in part.groups:
+            members = part.group_features(group)
+            with torch.device("meta"):
+                lowered.append(lower(group.config, members, arrays))
+            groups.append(_group_size(group.config.method, members, lowered[-1]))
+        aux += aux_bytes(part.features, lowered)
+        every += lowered
+    routing, dense = plan.routing, dense_bytes(every)
     return SizeReport(
-        table_bytes=table_bytes(lowered),
-        aux_bytes=aux_bytes(plan.features, lowered),
-        dense_bytes=dense,
-        optimizer_bytes=_table_states(lowered, optimizer)
+        table_bytes=table_bytes(every) + routing.table,
+        aux_bytes=aux + routing.aux,
+        dense_bytes=dense + routing.dense,
+        optimizer_bytes=_table_states(every, optimizer)
         + 8 * lazy_decay * sum(group.num_rows for group in groups)
         + dense * _STATES_PER_WEIGHT[dense_optimizer],
         groups=tuple(groups),
+        routing_bytes=sum(routing),
     )
 
 

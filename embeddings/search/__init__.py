@@ -14,6 +14,7 @@ from compactrec.embeddings.search.base import (
     search_names,
 )
 from compactrec.embeddings.search.dnis import DnisOptions
+from compactrec.embeddings.search.ihas import IhasOptions
 from compactrec.embeddings.search.magnitude import MagnitudeOptions
 from compactrec.embeddings.search.optembed import OptEmbedOptions
 from compactrec.embeddings.search.pep import PepOptions
@@ -22,6 +23,7 @@ from compactrec.embeddings.search.supernet import Losses, Supernet
 __all__ = [
     "Derived",
     "DnisOptions",
+    "IhasOptions",
     "Losses",
     "MagnitudeOptions",
     "OptEmbedOptions",

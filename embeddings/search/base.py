@@ -23,7 +23,7 @@ from torch import Tensor
 
 from compactrec.embeddings.config import first_error
 from compactrec.embeddings.feature import Feature
-from compactrec.embeddings.plan import Plan
+from compactrec.embeddings.plan import AnyPlan
 
 if TYPE_CHECKING:
     from compactrec.embeddings.search.supernet import Supernet
@@ -51,8 +51,9 @@ class Phase:
     architecture: Literal["off", "train", "validation"] = "off"
     """What moves the architecture: nothing; the loss of the same training batch as the weights; or,
     after every weight step, the loss of a validation batch (bi-level)."""
-    weights: Literal["all", "tables"] = "all"
-    """``tables``: the rest of the model stays as it is."""
+    weights: Literal["all", "tables", "dense"] = "all"
+    """``tables``: the rest of the model stays as it is. ``dense``: the tables do, and all else in
+    the supernet that is not architecture."""
     patience: int | None = None
     """Stop after so many validations in a row without a better AUC."""
     keep: Literal["best", "last"] = "best"
@@ -124,7 +125,7 @@ class Trained:
 class Derived:
     """What a search ends in."""
 
-    plan: Plan
+    plan: AnyPlan
     tables: Mapping[str, Tensor] | None = None
     """Logical tables ``(num_ids, D)`` of every feature to start from; None: as initialised."""
     dense: Literal["trained", "initial", "fresh"] = "fresh"

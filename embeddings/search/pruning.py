@@ -18,7 +18,7 @@ from torch import Tensor
 
 from compactrec.embeddings.feature import Feature
 from compactrec.embeddings.full import FullConfig
-from compactrec.embeddings.plan import Group, Plan
+from compactrec.embeddings.plan import AnyPlan, Group, Plan
 from compactrec.embeddings.registry import Assignments
 from compactrec.embeddings.search.base import SearchTask
 from compactrec.embeddings.size import size
@@ -115,7 +115,7 @@ def sparse_plan_bytes(task: SearchTask, masks: Masks) -> int:
 def largest_within(
     at: Callable[[int], T],
     estimate: Callable[[T], int],
-    plan: Callable[[T], Plan],
+    plan: Callable[[T], AnyPlan],
     high: int,
     budget_bytes: int,
 ) -> T:

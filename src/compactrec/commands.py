@@ -137,7 +137,7 @@ def plan(
     out.parent.mkdir(parents=True, exist_ok=True)
     made.save(out)
     _console().print(plan_table(made, title=f"{out}: {method} at {budget}"))
-    if {group.config.method for group in made.groups} == {"full"}:
+    if made.methods == {"full"}:
         _console().print("The budget holds the full tables: nothing is compressed.")
 
 
