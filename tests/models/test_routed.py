@@ -346,3 +346,35 @@ def test_the_training_loop_takes_a_routed_plan_like_any(
     plain = click_model(config, CompressedEmbeddingBagCollection(full_plan(plan.features)), 2)
     logits = np.zeros(700, dtype=np.float32)
     assert calibrated(plain, loader, "cpu", logits, logits) is logits
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("engine", ["eager", "fused"])
+def test_the_optimizers_of_all_experts_go_on_from_their_state(shared: bool, engine: str) -> None:
+    plan = shared_plan() if shared else routed_plan()
+    config = config_of(engine=engine, dense_optimizer="adam", table_optimizer="adagrad")
+
+    def step(model: nn.Module, optimizers: Optimizers, seed: int) -> None:
+        dense, bags = inputs(128, seed)
+        optimizers.zero_grad()
+        loss = nn.functional.binary_cross_entropy_with_logits(
+            model(dense, bags), (dense[:, 0] > 0).float()
+        )
+        loss.backward()
+        optimizers.step()
+
+    first, collections = build_model(config, plan, NUM_DENSE)
+    ours = Optimizers(first, collections, config)
+    step(first, ours, 1)
+    step(first, ours, 2)
+    weights = {n: t.clone() for n, t in first.state_dict().items()}
+    tensors, state = ours.state()
+    tensors = {n: t.clone() for n, t in tensors.items()}
+    step(first, ours, 3)
+    second, others = build_model(config, plan, NUM_DENSE)
+    second.load_state_dict(weights)
+    theirs = Optimizers(second, others, config)
+    theirs.load(tensors, state)
+    step(second, theirs, 3)
+    for name, tensor in second.state_dict().items():
+        assert torch.equal(tensor, first.state_dict()[name]), name

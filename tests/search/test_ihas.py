@@ -101,6 +101,23 @@ def test_the_start_is_the_backbone() -> None:
     assert net.figures() == {}
 
 
+@pytest.mark.parametrize(("polarisation", "closes"), [(0.003, True), (0.0034, False)])
+def test_the_default_penalties_can_close_a_gate_and_stronger_polarisation_cannot(
+    polarisation: float, closes: bool
+) -> None:
+    torch.manual_seed(0)
+    net = IhasSupernet(make_task("ihas", polarisation=polarisation)).train()
+    layer = net.gates.network.layers[-1]
+    with torch.no_grad():
+        layer.weight.zero_()  # type: ignore[operator]
+    net(batch_of())
+    (gradient,) = torch.autograd.grad(net.penalty(), [layer.bias])  # type: ignore[list-item]
+    assert bool((gradient > 0).all()) == closes
+    assert bool((gradient < 0).all()) != closes
+    pi = torch.sigmoid(torch.tensor(2.0))
+    assert float(4 * (2 * pi - 1)) == pytest.approx(3.05, abs=0.005)
+
+
 def test_temperature_falls_over_all_phases() -> None:
     net = supernet(epochs=4)
     joint, settle = net.phases
