@@ -13,7 +13,8 @@ from compactrec.embeddings.search.base import (
     register_search,
     search_names,
 )
-from compactrec.embeddings.search.dnis import DnisOptions
+from compactrec.embeddings.search.dnis import DnisSupernet
+from compactrec.embeddings.search.dnis_options import DnisOptions
 from compactrec.embeddings.search.magnitude import MagnitudeOptions
 from compactrec.embeddings.search.optembed import OptEmbedOptions
 from compactrec.embeddings.search.supernet import Losses, Supernet
@@ -21,6 +22,7 @@ from compactrec.embeddings.search.supernet import Losses, Supernet
 __all__ = [
     "Derived",
     "DnisOptions",
+    "DnisSupernet",
     "Losses",
     "MagnitudeOptions",
     "OptEmbedOptions",

@@ -35,6 +35,7 @@ __all__ = [
     "num_kept",
     "searched_tables",
     "sparse_plan",
+    "sparse_plan_bytes",
     "table_bytes_of",
 ]
 
@@ -84,26 +85,20 @@ def masks_at_bytes(
     """
     own = searched_tables(task, tables)
     ranks = _ranks(own)
-    features = {f.name: f for f in task.searched_features}
-    full = {name: table_bytes_of(feature) for name, feature in features.items()}
+    full = {f.name: table_bytes_of(f) for f in task.searched_features}
 
     def at(kept: int) -> dict[str, Tensor]:
         masks = {name: rank < kept for name, rank in ranks.items()}
-        for name, mask in masks.items():
-            if _sparse_bytes(features[name], mask) >= full[name]:
-                masks[name] = torch.ones_like(mask)
-        return masks
+        return {
+            name: mask if _sparse_bytes(mask) < full[name] else torch.ones_like(mask)
+            for name, mask in masks.items()
+        }
+
+    def estimate(masks: dict[str, Tensor]) -> int:
+        return sparse_plan_bytes(task, masks)
 
     def plan(masks: dict[str, Tensor]) -> Plan:
         return sparse_plan(task, masks)
-
-    rest = sum(table_bytes_of(f) for f in task.features if f.name not in features)
-
-    def estimate(masks: dict[str, Tensor]) -> int:
-        return rest + sum(
-            full[name] if bool(mask.all()) else _sparse_bytes(features[name], mask)
-            for name, mask in masks.items()
-        )
 
     total = sum(table.numel() for table in own.values())
     return largest_within(at, estimate, plan, total, budget_bytes)
@@ -171,12 +166,20 @@ def sparse_plan(task: SearchTask, masks: Masks) -> Plan:
     return Plan(task.features, tuple(groups), arrays)
 
 
+def sparse_plan_bytes(task: SearchTask, masks: Masks) -> int:
+    """Serving bytes of :func:`sparse_plan`, exactly, without making it."""
+    return sum(
+        table_bytes_of(f) if mask is None or bool(mask.all()) else _sparse_bytes(mask)
+        for f, mask in ((f, masks.get(f.name)) for f in task.features)
+    )
+
+
 def table_bytes_of(feature: Feature) -> int:
     """Serving bytes of a feature's full table."""
     return assignment_bytes(Assignments((((feature,), FullConfig()),), {}))
 
 
-def _sparse_bytes(feature: Feature, mask: Tensor) -> int:
+def _sparse_bytes(mask: Tensor) -> int:
     rows = mask.any(1)
     count = int(rows.sum())
     ids: Literal["order", "kept"] = "order" if bool(rows[:count].all()) else "kept"
