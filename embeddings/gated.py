@@ -7,7 +7,6 @@ each block is pooled by itself and multiplied once, so bags are exact. With ``no
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import ClassVar, Self
 
 import torch
@@ -111,12 +110,13 @@ def lower_gated(config: GatedConfig, features: tuple[Feature, ...], arrays: Arra
     blocks = [
         Block(table_name(features, f"b{b}"), config.rows[b], features[0].dim, init) for b in used
     ]
-    lowered = packed(features, "b", blocks, maps=lambda _: id_map)
-    outputs = tuple(
-        replace(o, combine=Gate(used, len(config.rows), o.dim, config.normalize))
-        for o in lowered.outputs
+    return packed(
+        features,
+        "b",
+        blocks,
+        maps=lambda _: id_map,
+        combines=lambda f: Gate(used, len(config.rows), f.dim, config.normalize),
     )
-    return replace(lowered, outputs=outputs)
 
 
 register_method(

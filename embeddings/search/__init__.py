@@ -13,7 +13,8 @@ from compactrec.embeddings.search.base import (
     register_search,
     search_names,
 )
-from compactrec.embeddings.search.dnis import DnisOptions
+from compactrec.embeddings.search.dnis import DnisSupernet
+from compactrec.embeddings.search.dnis_options import DnisOptions
 from compactrec.embeddings.search.ihas import IhasOptions
 from compactrec.embeddings.search.magnitude import MagnitudeOptions
 from compactrec.embeddings.search.optembed import OptEmbedOptions
@@ -23,6 +24,7 @@ from compactrec.embeddings.search.supernet import Losses, Supernet
 __all__ = [
     "Derived",
     "DnisOptions",
+    "DnisSupernet",
     "IhasOptions",
     "Losses",
     "MagnitudeOptions",

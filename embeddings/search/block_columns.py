@@ -1,143 +1,184 @@
-"""Dense sub-tables: which columns each block of a feature's rows keeps.
+"""Whole columns of whole blocks: the structured way to prune what a search over blocks has learned.
 
-Columns are ranked by the mean magnitude of their values over the rows of a block, largest first,
-and kept from the front; with a budget, what is left over is used up by the next ones that fit.
+The score of a column in a block is the mean of ``|value|`` over the block's rows (of all features
+that share the block). Columns are kept by score over all blocks together, largest first, ties in
+the order of blocks and columns. A block then is a dense table of its kept columns, behind layout
+``pruned``. In bytes everything counts, the map from ids to rows and unsearched features included.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from compactrec.embeddings.feature import Feature
 from compactrec.embeddings.full import FullConfig
+from compactrec.embeddings.kept import Ids
 from compactrec.embeddings.plan import Group, Plan
 from compactrec.embeddings.pruned import pruned_assignment, pruned_bytes
 from compactrec.embeddings.search.base import SearchTask
-from compactrec.embeddings.search.blocks import FeatureBlocks
-from compactrec.embeddings.search.pruning import largest_within, table_bytes_of
-from compactrec.embeddings.size import size
+from compactrec.embeddings.search.pruning import (
+    Masks,
+    largest_within,
+    searched_tables,
+    table_bytes_of,
+)
 
-__all__ = ["block_columns"]
+__all__ = ["BlockColumns"]
 
-Column = tuple[str, int, int]
-"""Feature, block, column."""
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """The mean magnitude of every column of every block, and the blocks of ids."""
-
-    ranked: list[Column]
-    """Largest mean first."""
-    means: list[float]
-    block_of: dict[str, NDArray[np.int64]]
-    rows: dict[str, tuple[int, ...]]
+Kept = dict[str, NDArray[np.bool_]]
+"""``(L, D)`` by searched feature: the columns that each of its blocks keeps."""
 
 
-def block_columns(
-    task: SearchTask,
-    tables: Mapping[str, Tensor],
-    blocks: Mapping[str, FeatureBlocks],
-    *,
-    budget_bytes: int | None = None,
-    ratio: float | None = None,
-    threshold: float | None = None,
-) -> tuple[Plan, dict[str, Tensor]]:
-    """The plan and the masks of the columns that are kept: as many as fit the budget, else as the
-    threshold on block means or the ratio of dropped columns says.
+class BlockColumns:
+    """Columns of blocks, ranked.
 
-    Raises ``ValueError`` naming the smallest possible bytes where the budget is too small.
+    Args:
+        task: what is searched.
+        tables: logical tables of at least the searched features.
+        block_of: ``(num_ids,)`` block of every id, by searched feature.
+        shared: blocks of one number are one block over all features; otherwise each feature has
+            its own.
     """
-    columns = _columns(tables, blocks)
-    features = {f.name: f for f in task.searched_features}
-    rest = sum(table_bytes_of(f) for f in task.features if f.name not in features)
 
-    def at(kept: int) -> dict[str, list[list[int]]]:
-        chosen: dict[str, list[list[int]]] = {
-            name: [[] for _ in columns.rows[name]] for name in features
-        }
-        for name, block, column in columns.ranked[:kept]:
-            chosen[name][block].append(column)
-        return chosen
+    def __init__(
+        self,
+        task: SearchTask,
+        tables: Mapping[str, Tensor],
+        block_of: Mapping[str, NDArray[np.int64]],
+        *,
+        shared: bool,
+    ) -> None:
+        self.task = task
+        self.block_of = block_of
+        own = {name: table.double().abs() for name, table in searched_tables(task, tables).items()}
+        num_blocks = 1 + max(int(blocks.max()) for blocks in block_of.values())
+        sums = {n: _sums(table, block_of[n], num_blocks) for n, table in own.items()}
+        self.rows = {n: np.bincount(block_of[n], minlength=num_blocks) for n in own}
+        groups = [[*own]] if shared else [[name] for name in own]
+        self._groups = groups
+        self.scores = np.stack(
+            [
+                sum(sums[n] for n in names)
+                / np.maximum(sum(self.rows[n] for n in names), 1)[:, None]
+                for names in groups
+            ]
+        )  # (groups, L, D)
+        if not np.isfinite(self.scores).all():
+            raise ValueError("the tables have values that are not finite; did training diverge?")
+        order = np.argsort(-self.scores.reshape(-1), kind="stable")
+        rank = np.empty(order.size, dtype=np.int64)
+        rank[order] = np.arange(order.size)
+        self._rank = rank.reshape(self.scores.shape)
 
-    def estimate(chosen: dict[str, list[list[int]]]) -> int:
-        total = rest
-        for name, of_blocks in chosen.items():
-            dims = [len(c) for c in of_blocks]
-            total += pruned_bytes(len(tables[name]), columns.rows[name], dims, ids="order")
-        return total
+    def keeping(self, num_columns: int) -> Kept:
+        """The ``num_columns`` columns of the best scores."""
+        return self._by_feature(self._rank < num_columns)
 
-    def plan(chosen: dict[str, list[list[int]]]) -> Plan:
-        groups, arrays = [], dict[str, Tensor]()
-        for feature in task.features:
-            if feature.name not in chosen:
+    def at_threshold(self, threshold: float) -> Kept:
+        """Columns whose score exceeds the threshold."""
+        return self._by_feature(self.scores > threshold)
+
+    def at_ratio(self, ratio: float) -> Kept:
+        """The most columns that hold at most ``1 - ratio`` of all values."""
+        total = sum(blocks.size for blocks in self.block_of.values()) * self.task.dim
+        low, high = 0, self.scores.size
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self._values(self.keeping(middle)) <= round((1 - ratio) * total):
+                low = middle
+            else:
+                high = middle - 1
+        return self.keeping(low)
+
+    def at_bytes(self, budget_bytes: int) -> Kept:
+        """The most columns whose :meth:`plan` is served within ``budget_bytes``; what is left over
+        goes to the next ones that still fit.
+
+        A feature that would take more bytes with some columns than with all keeps all. Raises
+        ``ValueError`` naming the smallest possible bytes.
+        """
+        full = {f.name: (f, table_bytes_of(f)) for f in self.task.searched_features}
+
+        def completed(columns: NDArray[np.bool_]) -> Kept:
+            kept = self._by_feature(columns)
+            for name, (feature, num_bytes) in full.items():
+                if self._pruned_bytes(feature, kept[name]) >= num_bytes:
+                    kept[name] = np.ones_like(kept[name])
+            return kept
+
+        def best(num_columns: int) -> NDArray[np.bool_]:
+            return self._rank < num_columns
+
+        chosen = largest_within(
+            best,
+            lambda columns: self.plan_bytes(completed(columns)),
+            lambda columns: self.plan(completed(columns)),
+            self.scores.size,
+            budget_bytes,
+        )
+        for rank in range(int(chosen.sum()), self.scores.size):
+            more = chosen | (self._rank == rank)
+            if self.plan_bytes(completed(more)) <= budget_bytes:
+                chosen = more
+        return completed(chosen)
+
+    def masks(self, kept: Kept) -> Masks:
+        """The same as single values: ``(num_ids, D)`` bool by feature."""
+        return {n: torch.from_numpy(columns[self.block_of[n]]) for n, columns in kept.items()}
+
+    def plan(self, kept: Kept) -> Plan:
+        """``pruned`` for the searched features, ``full`` for what keeps all, or is not searched."""
+        groups: list[Group] = []
+        arrays: dict[str, Tensor] = {}
+        for feature in self.task.features:
+            columns = kept.get(feature.name)
+            if columns is None or self._is_full(feature.name, columns):
                 groups.append(Group((feature.name,), FullConfig()))
                 continue
-            block_of = columns.block_of[feature.name]
-            of_blocks = chosen[feature.name]
-            config, own = pruned_assignment(feature, None, of_blocks, block_of=block_of)
+            numbers = [np.flatnonzero(c).tolist() for c in columns]
+            block_of = self.block_of[feature.name]
+            config, own = pruned_assignment(feature, None, numbers, block_of=block_of)
             arrays |= own
             groups.append(Group((feature.name,), config))
-        return Plan(task.features, tuple(groups), arrays)
+        return Plan(self.task.features, tuple(groups), arrays)
 
-    num_columns = len(columns.ranked)
-    if budget_bytes is not None:
-        chosen = largest_within(at, estimate, plan, num_columns, budget_bytes)
-        chosen = _filled(chosen, columns.ranked, estimate, plan, budget_bytes)
-    elif threshold is not None:
-        chosen = at(sum(mean >= threshold for mean in columns.means))
-    else:
-        chosen = at(num_columns - round((ratio or 0.0) * num_columns))
-    masks = {}
-    for name, of_blocks in chosen.items():
-        by_block = torch.zeros(len(of_blocks), task.dim, dtype=torch.bool)
-        for block, kept in enumerate(of_blocks):
-            by_block[block, kept] = True
-        masks[name] = by_block[torch.from_numpy(columns.block_of[name])]
-    return plan(chosen), masks
+    def plan_bytes(self, kept: Kept) -> int:
+        """Serving bytes of :meth:`plan`, exactly, without making it."""
+        return sum(
+            table_bytes_of(f)
+            if columns is None or self._is_full(f.name, columns)
+            else self._pruned_bytes(f, columns)
+            for f, columns in ((f, kept.get(f.name)) for f in self.task.features)
+        )
 
+    def _is_full(self, name: str, columns: NDArray[np.bool_]) -> bool:
+        return bool(columns[self.rows[name] > 0].all())
 
-def _filled(
-    chosen: dict[str, list[list[int]]],
-    ranked: list[Column],
-    estimate: Callable[[dict[str, list[list[int]]]], int],
-    plan: Callable[[dict[str, list[list[int]]]], Plan],
-    budget_bytes: int,
-) -> dict[str, list[list[int]]]:
-    """Use up what is left: the next columns that still fit, largest means first."""
-    spare = budget_bytes - size(plan(chosen)).serving_bytes
-    filled = {name: [list(columns) for columns in blocks] for name, blocks in chosen.items()}
-    before = estimate(filled)
-    for name, block, column in ranked:
-        if column in filled[name][block]:
-            continue
-        filled[name][block].append(column)
-        if estimate(filled) - before > spare:
-            filled[name][block].remove(column)
-    return filled if size(plan(filled)).serving_bytes <= budget_bytes else chosen
+    def _values(self, kept: Kept) -> int:
+        return sum(int((self.rows[n] * columns.sum(1)).sum()) for n, columns in kept.items())
+
+    def _pruned_bytes(self, feature: Feature, columns: NDArray[np.bool_]) -> int:
+        assert feature.num_ids is not None
+        rows, dims = self.rows[feature.name], columns.sum(1)
+        block_of = self.block_of[feature.name]
+        has_row = dims[block_of] > 0
+        of_kept = block_of[has_row]
+        ids: Ids = "order" if bool(has_row[: len(of_kept)].all()) else "kept"
+        if bool((np.diff(of_kept) < 0).any()):
+            ids = "remap"
+        return pruned_bytes(feature.num_ids, rows.tolist(), dims.tolist(), ids=ids)
+
+    def _by_feature(self, columns: NDArray[np.bool_]) -> Kept:
+        return {
+            n: of.copy() for names, of in zip(self._groups, columns, strict=True) for n in names
+        }
 
 
-def _columns(tables: Mapping[str, Tensor], blocks: Mapping[str, FeatureBlocks]) -> _Columns:
-    scored: list[tuple[float, Column]] = []
-    block_of: dict[str, NDArray[np.int64]] = {}
-    for name, table in tables.items():
-        mine = blocks[name]
-        rank = np.arange(len(table)) if mine.rank is None else mine.rank
-        block = np.searchsorted(np.cumsum(mine.rows), rank, side="right")
-        block_of[name] = block
-        sums = torch.zeros(len(mine.rows), table.shape[1], dtype=torch.float64)
-        sums.index_add_(0, torch.from_numpy(block), table.abs().double())
-        counts = torch.tensor(mine.rows, dtype=torch.float64).clamp(min=1)
-        means = sums / counts[:, None]
-        scored += [
-            (float(means[b, c]), (name, b, c))
-            for b, n in enumerate(mine.rows)
-            if n
-            for c in range(table.shape[1])
-        ]
-    scored.sort(key=lambda item: -item[0])
-    rows = {name: blocks[name].rows for name in tables}
-    return _Columns([c for _, c in scored], [mean for mean, _ in scored], block_of, rows)
+def _sums(table: Tensor, block_of: NDArray[np.int64], num_blocks: int) -> NDArray[np.float64]:
+    """``(L, D)``: the rows of each block added up."""
+    sums = torch.zeros(num_blocks, table.shape[1], dtype=torch.float64)
+    found: NDArray[np.float64] = sums.index_add_(0, torch.from_numpy(block_of), table).numpy()
+    return found

@@ -27,6 +27,11 @@ class FeatureBlocks:
     rank: Counts | None
     """id -> rank within the feature, ``(num_ids,)``; None where ids are numbered like that."""
 
+    def of_ids(self) -> Counts:
+        """The block of every id, ``(num_ids,)``."""
+        blocks = np.repeat(np.arange(len(self.rows)), self.rows)
+        return blocks if self.rank is None else blocks[self.rank]
+
 
 def quantile_cuts(num_blocks: int) -> tuple[Fraction, ...]:
     """Cuts into ``num_blocks`` blocks of equally many rows."""

@@ -10,7 +10,6 @@ that are not searched.
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Literal, TypeVar
 
 import torch
@@ -86,30 +85,23 @@ def masks_at_bytes(
     """
     own = searched_tables(task, tables)
     ranks = _ranks(own)
-    features = {f.name: f for f in task.searched_features}
-    full = {name: table_bytes_of(feature) for name, feature in features.items()}
+    full = {f.name: table_bytes_of(f) for f in task.searched_features}
 
     def at(kept: int) -> dict[str, Tensor]:
         masks = {name: rank < kept for name, rank in ranks.items()}
-        for name, mask in masks.items():
-            if _sparse_bytes(features[name], mask) >= full[name]:
-                masks[name] = torch.ones_like(mask)
-        return masks
+        return {
+            name: mask if _sparse_bytes(mask) < full[name] else torch.ones_like(mask)
+            for name, mask in masks.items()
+        }
+
+    def estimate(masks: dict[str, Tensor]) -> int:
+        return sparse_plan_bytes(task, masks)
+
+    def plan(masks: dict[str, Tensor]) -> Plan:
+        return sparse_plan(task, masks)
 
     total = sum(table.numel() for table in own.values())
-    return largest_within(
-        at, partial(sparse_plan_bytes, task), partial(sparse_plan, task), total, budget_bytes
-    )
-
-
-def sparse_plan_bytes(task: SearchTask, masks: Masks) -> int:
-    """Serving bytes of :func:`sparse_plan`, without making it."""
-    total = 0
-    for feature in task.features:
-        mask = masks.get(feature.name)
-        whole = mask is None or bool(mask.all())
-        total += table_bytes_of(feature) if whole else _sparse_bytes(feature, masks[feature.name])
-    return total
+    return largest_within(at, estimate, plan, total, budget_bytes)
 
 
 def largest_within(
@@ -174,12 +166,20 @@ def sparse_plan(task: SearchTask, masks: Masks) -> Plan:
     return Plan(task.features, tuple(groups), arrays)
 
 
+def sparse_plan_bytes(task: SearchTask, masks: Masks) -> int:
+    """Serving bytes of :func:`sparse_plan`, exactly, without making it."""
+    return sum(
+        table_bytes_of(f) if mask is None or bool(mask.all()) else _sparse_bytes(mask)
+        for f, mask in ((f, masks.get(f.name)) for f in task.features)
+    )
+
+
 def table_bytes_of(feature: Feature) -> int:
     """Serving bytes of a feature's full table."""
     return assignment_bytes(Assignments((((feature,), FullConfig()),), {}))
 
 
-def _sparse_bytes(feature: Feature, mask: Tensor) -> int:
+def _sparse_bytes(mask: Tensor) -> int:
     rows = mask.any(1)
     count = int(rows.sum())
     ids: Literal["order", "kept"] = "order" if bool(rows[:count].all()) else "kept"
