@@ -7,6 +7,9 @@ standardised transformed dense columns. Effects do not depend on how frequent an
 that loses the middle and the tail of a vocabulary loses signal. ``a_f`` and ``u_f`` are centred
 under the id distribution: an interaction adds nothing that single ids could explain.
 
+Where ``interacting`` names groups, ``u_f`` of different groups are orthogonal: the sum over pairs is
+one over pairs of a group. ``signal_mass`` below 1 sets ``a_f`` and ``u_f`` of the rarest ids to 0.
+
 Ids are latent here: 0 is the most probable. Everything is a pure function of the configuration, the
 seed and the chunk number, so rows can be drawn again in any order and memory stays bounded.
 """
@@ -110,17 +113,23 @@ class Teacher:
         all effects and all pairwise products.
         """
         config = self.config
+        starts = _block_starts(config)
         effects, vectors = [], []
-        for (name, rank), size in zip(config.ranks().items(), self.sizes, strict=True):
+        for f, ((name, rank), size) in enumerate(
+            zip(config.ranks().items(), self.sizes, strict=True)
+        ):
             p = zipf_probabilities(size, config.zipf_exponent)
+            head = _head(p, config.signal_mass)
             signal = name not in config.noise_features
-            a = _standardise(rng.standard_normal((size, 1)), p) * signal
+            a = _standardise(rng.standard_normal((size, 1)), p, head) * signal
             basis = np.linalg.qr(rng.standard_normal((config.hidden_dim, config.hidden_dim)))[0]
-            u = _standardise(rng.standard_normal((size, rank)), p) @ basis[:rank]
+            if config.interacting is not None:
+                basis = np.eye(config.hidden_dim)[starts[f] :]
+            u = _standardise(rng.standard_normal((size, rank)), p, head) @ basis[:rank]
             if rank and size > 1:
-                toward = _standardise(u.sum(1, keepdims=True), p)
+                toward = _standardise(u.sum(1, keepdims=True), p, head)
                 a = config.alignment * toward + np.sqrt(1 - config.alignment**2) * a
-                a = _standardise(a, p)
+                a = _standardise(a, p, head)
             effects.append(a[:, 0])
             vectors.append((u, (u * p[:, None]).T @ u))
         _scale(effects, vectors, config)
@@ -204,9 +213,31 @@ def _transform(dense: NDArray[np.int32]) -> NDArray[np.float32]:
     return np.log1p(np.maximum(dense, 0).astype(np.float32))
 
 
-def _standardise(x: NDArray[np.float64], p: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Columns of mean 0 and variance 1 under ``p``; all zero where only one id exists."""
-    x = x - p @ x
+def _head(p: NDArray[np.float64], mass: float) -> int:
+    """How many of the most probable ids make up ``mass``."""
+    return len(p) if mass == 1 else min(int(np.searchsorted(np.cumsum(p), mass)) + 1, len(p))
+
+
+def _block_starts(config: SyntheticConfig) -> dict[int, int]:
+    """First coordinate of each feature's hidden vector, by position."""
+    ranks, start = list(config.ranks().values()), 0
+    starts = dict.fromkeys(range(len(ranks)), 0)
+    for group in config.groups():
+        starts |= dict.fromkeys(group, start)
+        start += max((ranks[f] for f in group), default=0)
+    return starts
+
+
+def _standardise(x: NDArray[np.float64], p: NDArray[np.float64], head: int) -> NDArray[np.float64]:
+    """Columns of mean 0 and variance 1 under ``p``, 0 from row ``head`` on.
+
+    All zero where only one id exists.
+    """
+    if head < len(p):
+        p = np.where(np.arange(len(p)) < head, p, 0.0)
+        x = np.where(p[:, None] > 0, x - p @ x / p.sum(), 0.0)
+    else:
+        x = x - p @ x
     std = np.sqrt(p @ np.square(x))
     return x / np.where(std > 1e-9, std, np.inf)
 
@@ -218,7 +249,7 @@ def _scale(
 ) -> None:
     """Scale in place so that both parts have the wanted standard deviation over rows.
 
-    The variance of the interactions is the sum over pairs of trace(cov_f cov_g).
+    The variance of a group's interactions is the sum over its pairs of trace(cov_f cov_g).
     """
     weights = np.array([np.log(1 + len(a)) * bool(a.any()) for a in effects])
     weights = np.sqrt(weights / max(weights.sum(), 1e-12))
@@ -226,8 +257,12 @@ def _scale(
         a *= config.id_effect_std * weight
         u *= weight
     covs = [cov * weight**2 for (_, cov), weight in zip(vectors, weights, strict=True)]
-    total, own = np.sum(covs, axis=0), sum(float(np.sum(cov * cov)) for cov in covs)
-    variance = (float(np.sum(total * total)) - own) / 2
-    factor = np.sqrt(config.interaction_std / np.sqrt(variance)) if variance > 1e-12 else 0.0
-    for u, _ in vectors:
-        u *= factor
+    groups = config.groups()
+    wanted = config.interaction_std / np.sqrt(max(len(groups), 1))
+    for group in groups:
+        total = np.sum([covs[f] for f in group], axis=0)
+        own = sum(float(np.sum(covs[f] * covs[f])) for f in group)
+        variance = (float(np.sum(total * total)) - own) / 2
+        factor = np.sqrt(wanted / np.sqrt(variance)) if variance > 1e-12 else 0.0
+        for f in group:
+            vectors[f][0][:] *= factor

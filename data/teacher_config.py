@@ -52,6 +52,13 @@ class SyntheticConfig(BaseModel):
     """Instead of ``num_interacting``: rank of u_f by name, 0 to ``hidden_dim``; the rest has 0."""
     noise_features: tuple[str, ...] = ()
     """Features without any influence on the label."""
+    interacting: tuple[tuple[str, ...], ...] | None = None
+    """Groups of features that interact within their group alone, all groups equally strongly; None:
+    all with all. A group's u_f lie in the first rank coordinates of a block of its own, so two
+    features interact in exactly the smaller of their ranks, each direction alike."""
+    signal_mass: float = Field(default=1.0, gt=0, le=1)
+    """The most probable ids that make up this share of the rows carry all signal: the rarer ids of
+    every feature have no effect and no hidden vector."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -73,7 +80,25 @@ class SyntheticConfig(BaseModel):
                 f"synthetic: feature_rank must be between 0 and hidden_dim={self.hidden_dim}, got "
                 f"{bad}; lower the ranks or raise hidden_dim"
             )
+        self._check_groups()
         return self
+
+    def _check_groups(self) -> None:
+        if self.interacting is None:
+            return
+        ranks, given = self.ranks(), [name for group in self.interacting for name in group]
+        apart = sorted({name for name, rank in ranks.items() if rank} ^ set(given))
+        if apart or len(given) > len(set(given)):
+            raise ValueError(
+                f"synthetic: interacting must name every feature with a rank once, and no other: "
+                f"{apart or given}; mend the groups or feature_rank"
+            )
+        needed = sum(max(ranks[name] for name in group) for group in self.interacting if group)
+        if needed > self.hidden_dim:
+            raise ValueError(
+                f"synthetic: the groups' largest ranks sum to {needed}, but hidden_dim is "
+                f"{self.hidden_dim}; raise hidden_dim"
+            )
 
     def vocabulary_sizes(self) -> tuple[int, ...]:
         """Number of latent ids of each feature."""
@@ -94,6 +119,13 @@ class SyntheticConfig(BaseModel):
             chosen = np.linspace(0, len(able) - 1, min(self.num_interacting, len(able))).round()
             given = {names[able[int(i)]]: self.hidden_dim for i in chosen}
         return {name: 0 if name in self.noise_features else given.get(name, 0) for name in names}
+
+    def groups(self) -> list[list[int]]:
+        """Positions of the features that interact with each other, group by group."""
+        names = self.sparse_names()
+        if self.interacting is None:
+            return [list(range(len(names)))]
+        return [[names.index(name) for name in group] for group in self.interacting]
 
     def dense_names(self) -> list[str]:
         """I1, I2, ..."""
