@@ -81,20 +81,21 @@ def parse_method(text: str) -> MethodChoice:
 
 def parse_search(text: str) -> MethodChoice:
     """The same for a search. Options that begin with `train.` are fields of the supernet's
-    training, see :func:`compactrec.benchmarks.search_config.search_config`."""
+    training, see :func:`compactrec.benchmarks.search_config.search_config`; features of at most
+    `train.threshold` ids stay full."""
     from compactrec.embeddings.search import get_search
     from compactrec.embeddings.search.base import parse_search_options
 
     search = get_search(text.partition(":")[0].strip())
-    choice = _parse(text)
+    choice = _parse(text, own=("threshold",))
     loop = {k for k in choice.options if k.startswith("train.") or k == "fitness_rows"}
     parse_search_options(search, {k: v for k, v in choice.options.items() if k not in loop})
     baseline = search.baseline and not choice.options
     return replace(choice, is_search=True, baseline=baseline)
 
 
-def _parse(text: str) -> MethodChoice:
-    """The words, not yet checked against what there is."""
+def _parse(text: str, own: Iterable[str] = ()) -> MethodChoice:
+    """The words, not yet checked against what there is; `own` are options in any case."""
     name, *pairs = (part.strip() for part in text.split(":"))
     options: dict[str, JsonValue] = {}
     for pair in pairs:
@@ -108,7 +109,7 @@ def _parse(text: str) -> MethodChoice:
             options[key.strip()] = json.loads(value)
         except json.JSONDecodeError:
             options[key.strip()] = value.strip()
-    threshold = options.pop("threshold", None)
+    threshold = None if "threshold" in own else options.pop("threshold", None)
     if threshold is not None and (not isinstance(threshold, int) or threshold < 0):
         raise ValueError(f"method {text!r}: threshold must be a whole number, 0 or more")
     return MethodChoice(":".join([name, *pairs]), name, options, threshold)

@@ -8,7 +8,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from compactrec.benchmarks.budgets import parse_budget
-from compactrec.benchmarks.choices import changed, full_serving_bytes, parse_search
+from compactrec.benchmarks.choices import full_serving_bytes, parse_search
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.data.manifest import Manifest
 from compactrec.embeddings.search import get_search
@@ -102,6 +102,4 @@ def search_for(base: TrainConfig, text: str, budgets: Collection[str]) -> Search
     full_bytes = full_serving_bytes(base, Manifest.load(base.data))
     sizes = {parse_budget(text).resolve(full_bytes) for text in budgets}
     given = base.model_fields_set
-    if choice.threshold is not None:
-        base = changed(base, threshold=choice.threshold)
     return search_config(choice.name, choice.options, tuple(sizes), base, given=given)

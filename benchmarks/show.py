@@ -28,8 +28,9 @@ from compactrec.benchmarks.result import Result
 from compactrec.benchmarks.summary import Summary
 from compactrec.benchmarks.texts import budget_text
 from compactrec.data.manifest import Manifest
-from compactrec.embeddings import AnyPlan, get_method, method_names, size
+from compactrec.embeddings import AnyPlan, Method, get_method, method_names, size
 from compactrec.embeddings.registry import lower
+from compactrec.embeddings.search import Search, get_search, search_names
 
 __all__ = [
     "manifest_table",
@@ -44,22 +45,29 @@ _STYLES = {"better": "green", "worse": "red", "reason": "dim"}
 _DROPPED_FIRST = ("Budget", "Log loss", "Training", "Smaller", "Samples/s", "vs full")
 
 
-def methods_table() -> Table:
-    """Every registered method: title, formula, paper, and its options with what they allow."""
-    table = _table("", ("Method", "What it is", "Options at a budget"), num_right=0)
+def methods_table() -> Group:
+    """Methods and searches: title, formula, paper, and options with what they allow."""
+    methods = _table("", ("Method", "What it is", "Options at a budget"), num_right=0)
     for name in method_names():
-        method = get_method(name)
-        what = [Text(method.title, style="bold"), Text(method.formula, style="cyan")]
-        if method.paper != "-":
-            what.append(Text(method.paper, style="dim"))
-        schema = method.options.model_json_schema()
-        options = [option_text(key, field) for key, field in schema.get("properties", {}).items()]
-        title = Text(name, style="bold")
-        if method.baseline:
-            title.append("\nbaseline", style="dim not bold")
-        table.add_row(title, Text("\n").join(what), Text("\n".join(options) or "-"))
-        table.add_row()
-    return table
+        _describe(methods, name, get_method(name))
+    searches = _table("", ("Search", "What it does", "Options"), num_right=0)
+    for name in search_names():
+        _describe(searches, name, get_search(name))
+    return Group(methods, searches)
+
+
+def _describe(table: Table, name: str, entry: Method | Search) -> None:
+    """A row of what a person can ask for."""
+    what = [Text(entry.title, style="bold"), Text(entry.formula, style="cyan")]
+    if entry.paper != "-":
+        what.append(Text(entry.paper, style="dim"))
+    schema = entry.options.model_json_schema()
+    options = [option_text(key, field) for key, field in schema.get("properties", {}).items()]
+    title = Text(name, style="bold")
+    if entry.baseline:
+        title.append("\nbaseline", style="dim not bold")
+    table.add_row(title, Text("\n").join(what), Text("\n".join(options) or "-"))
+    table.add_row()
 
 
 def option_text(name: str, field: dict[str, Any]) -> str:

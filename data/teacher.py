@@ -7,8 +7,8 @@ standardised transformed dense columns. Effects do not depend on how frequent an
 that loses the middle and the tail of a vocabulary loses signal. ``a_f`` and ``u_f`` are centred
 under the id distribution: an interaction adds nothing that single ids could explain.
 
-Where ``interacting`` names groups, ``u_f`` of different groups are orthogonal: the sum over pairs is
-one over pairs of a group. ``signal_mass`` below 1 sets ``a_f`` and ``u_f`` of the rarest ids to 0.
+Where ``interacting`` names groups, ``u_f`` of different groups are orthogonal: the sum over pairs
+is one over pairs of a group. ``signal_mass`` below 1 sets ``a_f``, ``u_f`` of the rarest ids to 0.
 
 Ids are latent here: 0 is the most probable. Everything is a pure function of the configuration, the
 seed and the chunk number, so rows can be drawn again in any order and memory stays bounded.

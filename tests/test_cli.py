@@ -18,6 +18,7 @@ from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.result import Result
 from compactrec.benchmarks.study import CompareFile
 from compactrec.embeddings import get_method, method_names
+from compactrec.embeddings.search import get_search, search_names
 from tests.benchmarks.fake_runs import fake_data, fake_result
 from tests.benchmarks.folder import write_folder
 from tests.cases import SOME, needs_hash
@@ -180,6 +181,12 @@ def test_methods_shows_what_the_registry_holds(capsys: Captured) -> None:
         assert f" {name} " in out
         assert method.title in out
         for option in method.options.model_fields:
+            assert f"{option} = " in out
+    for name in search_names():
+        search = get_search(name)
+        assert f" {name} " in out
+        assert search.title in out
+        for option in search.options.model_fields:
             assert f"{option} = " in out
     assert "sign = boolean [false]" in out
     assert "hash = mix | mod [mix]" in out

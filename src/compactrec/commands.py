@@ -59,7 +59,7 @@ def _top(
 
 @app.command()
 def methods() -> None:
-    """What there is: papers, formulas, options."""
+    """Methods and searches: papers, formulas, options."""
     from compactrec.benchmarks.show import methods_table
 
     _console().print(methods_table())
@@ -127,6 +127,9 @@ def plan(
     threshold: Annotated[
         int | None, Option(min=0, help="Features so small stay full. [200]")
     ] = None,
+    picture: Annotated[
+        Path | None, Option(help="PNG to draw: width and bytes by feature and frequency.")
+    ] = None,
 ) -> None:
     """What every feature gets within a budget."""
     from compactrec.benchmarks.choices import plan_for
@@ -137,6 +140,12 @@ def plan(
     out.parent.mkdir(parents=True, exist_ok=True)
     made.save(out)
     _console().print(plan_table(made, title=f"{out}: {method} at {budget}"))
+    if picture is not None:
+        from compactrec.benchmarks.plan_picture import draw_plan, plan_figures
+        from compactrec.data.manifest import Manifest
+
+        counts = Manifest.load(data).counts(data)
+        draw_plan(plan_figures(made, counts), picture, title=f"{method} at {budget}")
     if made.methods == {"full"}:
         _console().print("The budget holds the full tables: nothing is compressed.")
 

@@ -279,6 +279,7 @@ def test_words_become_a_config(data: Path, tmp_path: Path) -> None:
     assert config.options == {"epochs": 3}
     assert config.budgets == (4800, 4000)
     assert config.fitness_rows == 200
+    assert search_for(base, "dnis:threshold=0.5:train.threshold=30", ["1/2"]).train.threshold == 30
     train_config = config.train
     assert (train_config.table_learning_rate, train_config.table_eps) == (0.3, 0.5)
     assert train_config.table_optimizer == "adagrad"
