@@ -66,6 +66,7 @@ class Optimizers:
         self._last_rates = (config.dense_learning_rate, config.table_learning_rate)
         excluded = {id(p) for p in exclude}
         _check_excluded(self._collections, excluded)
+        excluded |= {id(p) for c in self._collections for p in c.constant_parameters()}
         in_tables = _table_weights(model)
         parameters = [p for p in dense_parameters(model) if id(p) not in excluded]
         dense = [p for p in parameters if id(p) not in in_tables]

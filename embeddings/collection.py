@@ -194,6 +194,15 @@ class CompressedEmbeddingBagCollection(EmbeddingBagCollectionInterface):
         self._draw_tables(None)
         self.combine.reset_parameters()
 
+    def constant_parameters(self) -> list[nn.Parameter]:
+        """Weights of one-hot tables. Their gradient is 0, but a weight decay would move them, so no
+        optimizer may hold them; the ``fused`` engine leaves them out by itself."""
+        names = [table.name for table in self._specs if table.is_constant]
+        if not names:
+            return []
+        holders = cast(nn.ModuleDict, self.tables.embedding_bags)
+        return [cast(nn.Parameter, holders[name].weight) for name in names]
+
     def optimizer_state_dict(self) -> dict[str, Tensor]:
         """State of the optimizer inside backward; empty for ``eager``."""
         return self._fused().optimizer_state_dict() if self.engine == "fused" else {}

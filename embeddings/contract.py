@@ -70,6 +70,11 @@ class Table:
         return 4 * self.num_rows * self.dim
 
     @property
+    def is_constant(self) -> bool:
+        """True for one-hot rows: no optimizer and no decay may move them."""
+        return self.init.kind == "identity"
+
+    @property
     def init_fn(self) -> "partial[Tensor]":
         """Draws the initial weights in place."""
         return self.init.fn(self.dim)

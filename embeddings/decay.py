@@ -162,6 +162,8 @@ class LazyDecay:
         elif self._step:
             for i, (weight, last) in enumerate(zip(self._weights, self._last, strict=True)):
                 stale = (last < self._step).nonzero().flatten()
+                if not stale.numel():  # a split of nothing is one piece, not none
+                    continue
                 for chunk in stale.split(max(1, _CHUNK // weight.shape[1])):
                     rows = [chunk[:0]] * len(self._weights)
                     rows[i] = chunk

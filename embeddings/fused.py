@@ -189,7 +189,12 @@ class FusedTables(nn.Module):
         if self.optimizer.weight_decay:
             # `.data`: autograd must not count what happens between a lookup and its update.
             weights = [view.data for view in self._views()]
-            self._decay = FusedDecay(self.optimizer, weights, list(self._momenta().values()))
+            self._decay = FusedDecay(
+                self.optimizer,
+                weights,
+                list(self._momenta().values()),
+                [i for i, table in enumerate(self.tables) if not table.is_constant],
+            )
 
     def _tbe(self) -> SplitTableBatchedEmbeddingBagsCodegen:
         found = self.__dict__["_operator"]

@@ -64,14 +64,21 @@ class FusedDecay:
         optimizer: rule, decay and mode.
         weights: per table ``(rows, dim)``, changed in place, with a version counter of their own.
         states: the optimizer's accumulators; none for SGD.
+        trained: which of the tables decay; the others are constants, and stay.
     """
 
     def __init__(
-        self, optimizer: FusedOptimizer, weights: Sequence[Tensor], states: Sequence[Tensor]
+        self,
+        optimizer: FusedOptimizer,
+        weights: Sequence[Tensor],
+        states: Sequence[Tensor],
+        trained: Sequence[int],
     ) -> None:
         self.rate = optimizer.learning_rate
         self._optimizer = optimizer
-        self._weights, self._states = list(weights), list(states)
+        self._num_tables, self._trained = len(weights), list(trained)
+        self._weights = self._of_trained(weights)
+        self._states = self._of_trained(states) if states else []
         coupled = optimizer.decay_mode != "dense_decoupled"
         self._own_update = coupled and optimizer.name != "sgd"
         self.lazy: LazyDecay | None = None
@@ -79,7 +86,9 @@ class FusedDecay:
             kind: LazyKind = "factor"
             if self._own_update and optimizer.name != "sgd":
                 kind = optimizer.name
-            self.lazy = LazyDecay(kind, optimizer.weight_decay, optimizer.eps, weights, states)
+            self.lazy = LazyDecay(
+                kind, optimizer.weight_decay, optimizer.eps, self._weights, self._states
+            )
         self._probe = torch.zeros(0, requires_grad=True)
 
     def set_rate(self, rate: float) -> None:
@@ -89,7 +98,7 @@ class FusedDecay:
 
     def look_up(self, operator: Callable[[], Tensor], lookup: Lookup) -> Tensor:
         """What ``operator`` gives for rows that are up to date; its backward pass decays them."""
-        rows = lookup.rows(len(self._weights))
+        rows = self._of_trained(lookup.rows(self._num_tables))
         if self.lazy is not None:
             with torch.no_grad():
                 self.lazy.catch_up(rows)
@@ -110,6 +119,9 @@ class FusedDecay:
         pooled.register_hook(lambda grad: self._shrink(rows))
         return pooled
 
+    def _of_trained(self, per_table: Sequence[Tensor]) -> list[Tensor]:
+        return [per_table[i] for i in self._trained]
+
     @torch.no_grad()
     def _shrink(self, rows: list[Tensor]) -> None:
         """``w (1 - lr wd)``, right before the operator's update."""
@@ -126,7 +138,7 @@ class FusedDecay:
         """Adagrad with ``g + wd w``, on the rows of the batch."""
         if self.lazy is not None:
             self.lazy.catch_up(rows)
-        gradients = lookup.gradients(len(rows), grad)
+        gradients = self._of_trained(lookup.gradients(self._num_tables, grad))
         for weight, state, chosen, pieces in zip(
             self._weights, self._states, rows, gradients, strict=True
         ):

@@ -16,7 +16,9 @@ from compactrec.embeddings import (
     Group,
     Plan,
 )
+from tests.cases import CASES
 from tests.contract.support import Batch
+from tests.contract.support import make_batch as any_batch
 from tests.reference.decay import DecayedTable
 
 MODES = ("dense_coupled", "dense_decoupled", "touched_rows")
@@ -160,3 +162,39 @@ def test_many_steps_equal_the_literal_table(
         assert not torch.equal(tensor, start[key])
     undecayed = reference(settings(engine, optimizer, mode, table_decay=0.0), steps, weighted)
     assert any((undecayed[key] - found[key]).abs().max() > 0.01 for key in found)
+
+
+@each_mode
+@each_kind
+def test_one_hot_rows_stay_as_they_are(engine: str, optimizer: str, mode: str) -> None:
+    """They carry the weights of ids; decayed, they would take the vectors with them."""
+    config = settings(engine, optimizer, mode)
+    plans = [c.plan for c in CASES if any(t.is_constant for p in c.plan.lower() for t in p.tables)]
+    assert plans
+    for plan in plans:
+        collection = CompressedEmbeddingBagCollection(
+            plan, engine=config.engine, optimizer=fused_optimizer(config)
+        )
+        optimizers = Optimizers(collection, collection, config)
+        constants = collection.constant_parameters()
+        before = [c.clone() for c in constants]
+        assert constants
+        rest = weights(collection)
+        for seed in range(3):
+            optimizers.zero_grad()
+            collection(any_batch(plan, "multi", seed=seed).kjt()).values().square().sum().backward()
+            optimizers.step()
+        assert all(torch.equal(a, b) for a, b in zip(before, constants, strict=True))
+        after = weights(collection)
+        assert any(not torch.equal(after[key], value) for key, value in rest.items())
+
+
+@pytest.mark.parametrize("optimizer", ["adagrad", "rowwise_adagrad"])
+def test_a_table_that_missed_nothing_can_be_read(optimizer: str) -> None:
+    features = (Feature(name="few", num_ids=2, dim=4), Feature(name="many", num_ids=9, dim=4))
+    plan = Plan(features, tuple(Group((f.name,), FullConfig()) for f in features))
+    collection, optimizers = build(settings("fused", optimizer, "dense_coupled"), plan)
+    batch = Batch({"few": [[0], [1]], "many": [[3], [4]]}, None)
+    optimizers.set_rates(1)
+    collection(batch.kjt()).values().sum().backward()
+    assert all(bool(t.isfinite().all()) for t in weights(collection).values())
