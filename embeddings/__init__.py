@@ -25,6 +25,7 @@ from compactrec.embeddings.registry import (
     method_names,
 )
 from compactrec.embeddings.size import SizeReport, size
+from compactrec.embeddings.soft_threshold import SoftThresholdConfig
 from compactrec.embeddings.sparse import SparseConfig
 from compactrec.embeddings.thresholded import ThresholdedConfig
 from compactrec.embeddings.unified import UnifiedConfig
@@ -52,6 +53,7 @@ __all__ = [
     "PrunedConfig",
     "RareConfig",
     "SizeReport",
+    "SoftThresholdConfig",
     "SparseConfig",
     "ThresholdedConfig",
     "UnifiedConfig",

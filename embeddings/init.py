@@ -16,11 +16,12 @@ class Init(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["uniform", "normal", "identity"] = "uniform"
-    """``uniform``: U(-scale, scale). ``normal``: N(0, scale^2). ``identity``: one-hot rows."""
+    kind: Literal["uniform", "normal", "identity", "constant"] = "uniform"
+    """``uniform``: U(-scale, scale). ``normal``: N(0, scale^2). ``identity``: one-hot rows.
+    ``constant``: every weight is ``low``."""
     scale: float = Field(default=0.05, ge=0)
     low: float | None = None
-    """Lower bound of ``uniform`` where it is not ``-scale``."""
+    """Lower bound of ``uniform`` where it is not ``-scale``; the value of ``constant``."""
 
     def fn(self, dim: int) -> "partial[Tensor]":
         """A picklable in-place initialiser for rows of ``dim``, as torchrec's ``init_fn`` wants."""
@@ -48,6 +49,8 @@ def fill_(
             return weight.uniform_(low, high, generator=generator)
         if kind == "normal":
             return weight.normal_(0.0, high, generator=generator)
+        if kind == "constant":
+            return weight.fill_(low)
         weight.zero_()
         weight.view(-1, dim).fill_diagonal_(1.0)
         return weight

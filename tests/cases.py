@@ -33,6 +33,7 @@ METHODS: tuple[MethodCases, ...] = (
     cases_of("sparse"),
     cases_of("gated"),
     cases_of("thresholded"),
+    cases_of("soft_threshold"),
 )
 
 

@@ -39,6 +39,9 @@ def test_tables_start_as_the_lowering_says(case: Case, engine: str) -> None:
             if table.init.kind == "identity":
                 assert torch.equal(weights[0], torch.eye(*weights[0].shape, dtype=torch.float64))
                 continue
+            if table.init.kind == "constant":
+                assert (weights == table.init.low).all()
+                continue
             assert table.init.kind == "uniform"
             low = -table.init.scale if table.init.low is None else table.init.low
             _three_errors(weights, low, table.init.scale)
@@ -105,5 +108,7 @@ def test_kinds_of_init() -> None:
     Init(kind="identity").fn(8)(weight)
     assert float(weight.sum()) == 8.0
     assert torch.equal(weight[:8], torch.eye(8))
+    Init(kind="constant", low=-15.0).fn(8)(weight)
+    assert bool((weight == -15.0).all())
     with pytest.raises(ValueError, match="scale"):
         Init(scale=-1.0)
