@@ -16,6 +16,7 @@ from compactrec.embeddings.search.base import (
 from compactrec.embeddings.search.dnis import DnisOptions
 from compactrec.embeddings.search.magnitude import MagnitudeOptions
 from compactrec.embeddings.search.optembed import OptEmbedOptions
+from compactrec.embeddings.search.pep import PepOptions
 from compactrec.embeddings.search.supernet import Losses, Supernet
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Losses",
     "MagnitudeOptions",
     "OptEmbedOptions",
+    "PepOptions",
     "Phase",
     "Search",
     "SearchTask",
