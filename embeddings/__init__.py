@@ -17,6 +17,7 @@ from compactrec.embeddings.mixed import MixedConfig
 from compactrec.embeddings.parameters import dense_parameters
 from compactrec.embeddings.plan import AnyPlan, Group, Plan, load_plan, select
 from compactrec.embeddings.pruned import PrunedConfig
+from compactrec.embeddings.random_widths import RandomConfig
 from compactrec.embeddings.rare import RareConfig
 from compactrec.embeddings.registry import (
     Method,
@@ -53,6 +54,7 @@ __all__ = [
     "MixedConfig",
     "Plan",
     "PrunedConfig",
+    "RandomConfig",
     "RareConfig",
     "RoutedPlan",
     "SizeReport",

@@ -34,6 +34,7 @@ METHODS: tuple[MethodCases, ...] = (
     cases_of("gated"),
     cases_of("thresholded"),
     cases_of("soft_threshold"),
+    cases_of("random_widths"),
 )
 
 

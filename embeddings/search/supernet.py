@@ -64,6 +64,7 @@ class Supernet(EmbeddingBagCollectionInterface):
         self.task = task
         self.phases = phases
         self.collection = CompressedEmbeddingBagCollection(plan, engine="eager")
+        _freeze_one_hot_rows(self.collection)
         self.layer = layer
         self._replayed: Tensor | None = None
 
@@ -153,3 +154,12 @@ class Supernet(EmbeddingBagCollectionInterface):
             length_per_key=[config.embedding_dim for config in configs],
             values=vectors.flatten(1),
         )
+
+
+def _freeze_one_hot_rows(collection: CompressedEmbeddingBagCollection) -> None:
+    """Fixed rows get no gradient, but decay of every row would shrink them like any other."""
+    for lowered in collection.plan.lower():
+        for table in lowered.tables:
+            if table.init.kind == "identity":
+                name = f"tables.embedding_bags.{table.name}.weight"
+                collection.get_parameter(name).requires_grad_(False)

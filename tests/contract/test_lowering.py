@@ -224,7 +224,7 @@ def test_bad_batches_are_refused(case: Case) -> None:
 
 # Names that torch's containers use themselves.
 AWKWARD = ("type", "keys", "values", "forward", "float", "t", "a-b c", "0")
-NAMES = (*AWKWARD, *(f"feature {i}" for i in range(40)))
+NAMES = (*AWKWARD, *(f"feature {i}" for i in range(80)))
 
 
 @each_case

@@ -34,27 +34,27 @@ METHOD = MethodCases(
     (
         case(
             "soft_threshold",
-            ([Feature(name="qa", num_ids=7, dim=4)], Config(init=Init(scale=2.0))),
+            ([Feature(name="wa", num_ids=7, dim=4)], Config(init=Init(scale=2.0))),
             (
-                [Feature(name="qb", num_ids=50, dim=6, max_bag=4, pooling="mean")],
+                [Feature(name="wb", num_ids=50, dim=6, max_bag=4, pooling="mean")],
                 Config(start=-2.5),
             ),
             (
                 [
-                    Feature(name="qc", num_ids=90, dim=8, max_bag=3),
-                    Feature(name="qd", num_ids=90, dim=8),
+                    Feature(name="wc", num_ids=90, dim=8, max_bag=3),
+                    Feature(name="wd", num_ids=90, dim=8),
                 ],
                 Config(start=-150.0),
             ),
-            ([Feature(name="qe", num_ids=2**24 + 9, dim=1, max_bag=2)], Config()),
+            ([Feature(name="we", num_ids=41, dim=1, max_bag=2)], Config()),
         ),
         case(
             "soft_threshold_grains",
-            ([Feature(name="qa", num_ids=7, dim=4)], Config(granularity="dim")),
-            ([Feature(name="qb", num_ids=50, dim=6, max_bag=4)], Config(granularity="id")),
-            ([Feature(name="qc", num_ids=33, dim=8)], Config(granularity="id")),
+            ([Feature(name="wa", num_ids=7, dim=4)], Config(granularity="dim")),
+            ([Feature(name="wb", num_ids=50, dim=6, max_bag=4)], Config(granularity="id")),
+            ([Feature(name="wc", num_ids=33, dim=8)], Config(granularity="id")),
             (
-                [Feature(name="qd", num_ids=23, dim=12, max_bag=3, pooling="mean")],
+                [Feature(name="wd", num_ids=23, dim=12, max_bag=3, pooling="mean")],
                 Config(granularity="feature"),
             ),
         ),

@@ -71,7 +71,11 @@ def train_weights(supernet: Supernet, rate: float = 0.1, steps: int = 3) -> nn.L
     torch.manual_seed(5)
     head = nn.Linear(DIM * len(supernet.task.features), 1)
     architecture = {id(p) for p in supernet.architecture_parameters()}
-    weights = [p for p in [*supernet.parameters(), *head.parameters()] if id(p) not in architecture]
+    weights = [
+        p
+        for p in [*supernet.parameters(), *head.parameters()]
+        if id(p) not in architecture and p.requires_grad
+    ]
     for step in range(steps):
         batch = batch_of(supernet.task.features, seed=step)
         labels = torch.randint(2, (batch.stride(),)).float()
