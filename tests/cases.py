@@ -7,6 +7,7 @@ import pytest
 
 from compactrec.embeddings import Plan, method_names
 from tests.methods.base import Case, MethodCases
+from tests.search.derived import derived_cases
 
 __all__ = ["CASES", "METHODS", "SOME", "cases_of", "mixture", "needs_hash"]
 
@@ -49,6 +50,7 @@ def mixture(name: str, cases: Sequence[Case]) -> Case:
 
 CASES: tuple[Case, ...] = (
     *(case for method in METHODS for case in method.cases),
+    *derived_cases(),
     mixture("all_methods_first", [method.cases[0] for method in METHODS]),
     mixture("all_methods_last", [method.cases[-1] for method in METHODS]),
 )

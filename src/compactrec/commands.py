@@ -158,6 +158,9 @@ def train(
     plan: Annotated[Path | None, Option(help="Plan file; or give --method and --budget.")] = None,
     method: Annotated[str | None, Option(help="Method, instead of a plan file.")] = None,
     budget: Annotated[str | None, Option(help=BUDGET)] = None,
+    start: Annotated[
+        Path | None, Option(help="Weights to start from, as `search` leaves them beside a plan.")
+    ] = None,
     seed: Annotated[int, Option(min=0, help="Seed of weights and row order.")] = 0,
     *,
     options: TrainOptions,

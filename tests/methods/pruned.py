@@ -9,7 +9,7 @@ from compactrec.embeddings import Feature
 from compactrec.embeddings.pruned import PrunedConfig
 from tests.methods.base import Embed, MethodCases, Weights, case, unpacked
 from tests.reference import pruned
-from tests.reference.bitmap import bitmap
+from tests.reference.bitmap import bitmap, ones
 
 __all__ = ["METHOD"]
 
@@ -47,11 +47,16 @@ def reference(
         name = f"t_{first.name}__b" if alone and not config.kept else f"t_{first.name}__b{b}"
         tables.append(unpacked(weights, name, n, len(columns)) if columns else [()] * n)
 
+    kept = None
+    if config.kept is not None:
+        kept = KEPT.get(config.kept) or ones(arrays[config.kept].tolist(), first.num_ids)
+    row_of = None if config.remap is None else arrays[config.remap].tolist()
+
     def row(x: int) -> int | None:
-        if config.kept is not None:
-            return pruned.rank(x, KEPT[config.kept])
-        if config.remap is not None:
-            return ROW_OF[x] if ROW_OF[x] >= 0 else None
+        if kept is not None:
+            return pruned.rank(x, kept)
+        if row_of is not None:
+            return row_of[x] if row_of[x] >= 0 else None
         return x
 
     def embed(x: int) -> Tensor:

@@ -10,7 +10,7 @@ from compactrec.embeddings import Feature
 from compactrec.embeddings.sparse import SparseConfig
 from tests.methods.base import Embed, MethodCases, Weights, case
 from tests.reference import sparse
-from tests.reference.bitmap import bitmap
+from tests.reference.bitmap import bitmap, ones
 
 __all__ = ["METHOD"]
 
@@ -52,6 +52,20 @@ def config(name: str) -> tuple[SparseConfig, dict[str, Tensor]]:
     )
 
 
+def decoded(config: SparseConfig, arrays: Mapping[str, Tensor], num_ids: int) -> Mask:
+    """The mask over all ids that a plan's bitmaps hold."""
+    assert config.mask is not None
+    kept = list(range(config.rows))
+    if config.kept is not None:
+        kept = ones(arrays[config.kept].tolist(), num_ids)
+    mask = [[0] * len(config.values) for _ in range(max(kept) + 1)]
+    stored, each = arrays[config.mask].tolist(), -(-config.rows // 8)
+    for i, c in enumerate(c for c, n in enumerate(config.values) if n):
+        for row in ones(stored[i * each : (i + 1) * each], config.rows):
+            mask[kept[row]][c] = 1
+    return mask
+
+
 def reference(
     config: SparseConfig,
     features: Sequence[Feature],
@@ -60,13 +74,16 @@ def reference(
 ) -> dict[str, Embed]:
     """e(x)_c = v[q(x, c)] where the mask has a value."""
     first = features[0]
+    mask: Mask = []
+    if config.mask is not None:
+        mask = MASKS.get(config.mask) or decoded(config, arrays, first.num_ids or 0)
 
     def embed(x: int) -> Tensor:
         zeros = torch.zeros(first.dim, dtype=torch.float64)
-        if config.mask is None or x >= len(MASKS[config.mask]):
+        if x >= len(mask):
             return zeros
         stored = weights.tables[f"t_{first.name}__values"]
-        vector: Tensor = sparse.embed(MASKS[config.mask], x, stored, zeros)
+        vector: Tensor = sparse.embed(mask, x, stored, zeros)
         return vector
 
     return {f.name: embed for f in features}

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-__all__ = ["bitmap"]
+__all__ = ["bitmap", "ones"]
 
 
 def bitmap(bits: Sequence[int]) -> list[int]:
@@ -11,3 +11,8 @@ def bitmap(bits: Sequence[int]) -> list[int]:
     for x, bit in enumerate(bits):
         out[x // 8] += bit * 2 ** (x % 8)
     return out
+
+
+def ones(stored: Sequence[int], num_bits: int) -> list[int]:
+    """Which of so many bits are 1."""
+    return [x for x in range(num_bits) if stored[x // 8] // 2 ** (x % 8) % 2]
