@@ -3,6 +3,7 @@
 Read ``base.py``, then ``supernet.py``, then one search. Needs torchrec.
 """
 
+from compactrec.embeddings.search.autodim import AutoDimOptions
 from compactrec.embeddings.search.base import (
     Derived,
     Phase,
@@ -22,6 +23,7 @@ from compactrec.embeddings.search.pep import PepOptions
 from compactrec.embeddings.search.supernet import Losses, Supernet
 
 __all__ = [
+    "AutoDimOptions",
     "Derived",
     "DnisOptions",
     "DnisSupernet",
