@@ -55,11 +55,12 @@ def answer_of(plan: AnyPlan, counts: dict[str, np.ndarray]) -> PlanAnswer:
                 noise.append(float(ranked.mean()))
             elif len(ranked) > head:
                 without.append(float(ranked[head:].mean()))
-    order = list(needed)
-    found = stats.spearmanr([needed[n] for n in order], [widths[n] for n in order])
-    correlation = float(found.statistic)
+    correlation = 0.0  # of widths that are all the same
+    if len(set(widths.values())) > 1:
+        planted = [needed[name] for name in widths]
+        correlation = float(stats.spearmanr(planted, list(widths.values())).statistic)
     return {
-        "rank_correlation": 0.0 if np.isnan(correlation) else correlation,
+        "rank_correlation": correlation,
         "noise_kept": fmean(noise),
         "ids_without_signal_kept": fmean(without),
         "widths": widths,
