@@ -8,8 +8,10 @@ judged: genes drawn at random are drawn again, smaller, until one does, and what
 
 ``strict_official`` is the published code of OptEmbed as it runs, for comparisons with its figures:
 mutation writes into the parent, which is also the best one remembered, so that what is saved is not
-what was judged; a mutated gene is never 1; the cut is drawn from 1 .. D, not from 1 .. F - 1, so
-that most children are copies; parents are the best ``num_crossovers + 1``. It knows no budget.
+what was judged; candidates are sorted but not their scores, so that the best score it logs is that
+of whatever stood first in a population; a mutated gene is never 1; the cut is drawn from 1 .. D,
+not from 1 .. F - 1, so that most children are copies where F is small; parents are the best
+``num_crossovers + 1``. It knows no budget, and asking for both is an error.
 """
 
 from collections.abc import Callable
@@ -46,12 +48,15 @@ class Budget:
     """What a candidate may cost."""
 
     costs: NDArray[np.int64]
-    """``(F, D)`` bytes of each feature at widths 1 .. D; rising."""
+    """``(F, D)`` bytes of each feature at widths 1 .. D; smallest at 1. They need not rise with
+    every step: few rows of width 3 take more than as many of width 4."""
     limit: int
+    rest: int = 0
+    """Bytes of everything else that the limit is for."""
 
     def of(self, genes: Genes) -> int:
-        """Bytes of one candidate."""
-        return int(self.costs[np.arange(len(genes)), genes - 1].sum())
+        """Bytes of one candidate, the rest included."""
+        return self.rest + int(self.costs[np.arange(len(genes)), genes - 1].sum())
 
     def fits(self, genes: Genes) -> bool:
         """Whether a candidate may be judged."""
@@ -65,7 +70,7 @@ class Evolved:
     best: Genes
     """``(F,)`` widths of the candidate that is to be built."""
     fitness: float
-    """The best fitness that was seen: that of ``best``, unless ``strict_official``."""
+    """That of ``best``, the best that was seen; with ``strict_official`` the score it logs."""
     history: tuple[float, ...]
     """The best so far after every generation."""
     num_judged: int
@@ -83,13 +88,19 @@ def evolve(
     """The best widths found.
 
     Raises:
-        ValueError: not even widths of 1 fit the budget; names their bytes.
+        ValueError: not even widths of 1 fit the budget (names their bytes); a budget for
+            ``strict_official``; a fitness that is not a finite number for every candidate.
     """
+    if budget is not None and options.strict_official:
+        raise ValueError(
+            "strict_official is the published code, which knows no budget; leave the budget or "
+            "strict_official out"
+        )
     if budget is not None and not budget.fits(np.ones(num_genes, dtype=np.int64)):
         smallest = budget.of(np.ones(num_genes, dtype=np.int64))
         raise ValueError(
-            f"the smallest widths take {smallest:,} bytes and the budget is {budget.limit:,}; "
-            f"raise the budget"
+            f"the smallest widths take {smallest:,} bytes, of which {budget.rest:,} are not "
+            f"searched, and the budget is {budget.limit:,}; raise the budget"
         )
     if options.strict_official:
         return _official(fitness, num_genes, dim, options, rng)
@@ -129,8 +140,14 @@ class _Judge:
     def __call__(self, population: list[Genes]) -> Scores:
         fresh = {c.tobytes(): c for c in population if c.tobytes() not in self._known}
         if fresh:
-            scores = self._fitness(np.stack(list(fresh.values())))
-            self._known |= dict(zip(fresh, np.asarray(scores, dtype=float).tolist(), strict=True))
+            scores = np.asarray(self._fitness(np.stack(list(fresh.values()))), dtype=float)
+            if scores.shape != (len(fresh),) or not np.isfinite(scores).all():
+                raise ValueError(
+                    f"the fitness must give one finite number for each of {len(fresh)} candidates, "
+                    f"got shape {scores.shape} and {np.isfinite(scores).sum()} finite numbers; "
+                    f"did training diverge, or has the sample one class only?"
+                )
+            self._known |= dict(zip(fresh, scores.tolist(), strict=True))
         return np.array([self._known[c.tobytes()] for c in population])
 
 
@@ -163,8 +180,8 @@ def _fitting(genes: Genes, dim: int, budget: Budget | None, rng: np.random.Gener
         genes[gene] = rng.integers(1, genes[gene])
     for gene in rng.permutation(len(genes)):
         room = budget.limit - budget.of(genes) + int(budget.costs[gene, genes[gene] - 1])
-        most = int(np.searchsorted(budget.costs[gene], room, side="right"))
-        genes[gene] = rng.integers(genes[gene], max(most, genes[gene]) + 1)
+        widths = np.flatnonzero(budget.costs[gene] <= room) + 1
+        genes[gene] = rng.choice(widths[widths >= genes[gene]])
     return genes
 
 
@@ -183,8 +200,8 @@ def _official(
     for _ in range(options.generations):
         scores = judge(population)
         population = [population[i] for i in np.argsort(-scores, kind="stable")]
-        if scores.max() > best_score:
-            best, best_score = population[0], float(scores.max())  # a reference, no copy
+        if scores[0] > best_score:  # of the first one before sorting
+            best, best_score = population[0], float(scores[0])  # a reference, no copy
         history.append(best_score)
         most = options.num_crossovers
         mutated = []
@@ -194,11 +211,8 @@ def _official(
                     parent[gene] = rng.integers(2, dim + 1)  # in place, and never 1
             mutated.append(parent)
         crossed = []
-        for _ in range(options.num_crossovers):
-            one, other = (
-                population[rng.integers(0, most + 1)],
-                population[rng.integers(0, most + 1)],
-            )
+        for pair in rng.choice((most + 1) ** 2, options.num_crossovers, replace=False):
+            one, other = population[pair // (most + 1)], population[pair % (most + 1)]
             cut = rng.integers(1, dim + 1)
             crossed.append(np.concatenate([one[:cut], other[cut:]]))
         population = mutated + crossed

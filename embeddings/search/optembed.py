@@ -18,7 +18,9 @@ their threshold. Candidates are judged on a sample of validation rows. Bytes whi
 of the full tables and 4 a feature.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -40,11 +42,12 @@ from compactrec.embeddings.search.base import (
     register_search,
 )
 from compactrec.embeddings.search.evolution import Budget, EvolutionOptions, Evolved, evolve
+from compactrec.embeddings.search.prefix_mask import PrefixMask, prefix_masks
 from compactrec.embeddings.search.pruning import table_bytes_of
 from compactrec.embeddings.search.supernet import Supernet
 from compactrec.embeddings.thresholded import Thresholded, ThresholdedConfig
 
-__all__ = ["OptEmbedOptions", "OptEmbedSupernet", "PrefixMask", "derive_optembed"]
+__all__ = ["OptEmbedOptions", "OptEmbedSupernet", "derive_optembed"]
 
 
 class OptEmbedOptions(EvolutionOptions):
@@ -71,38 +74,6 @@ class OptEmbedOptions(EvolutionOptions):
     retrain: Literal["initial", "fresh", "none"] = "initial"
     """``initial`` (as published) starts from the supernet's first values, ``none`` serves the
     supernet's weights."""
-
-
-class PrefixMask(nn.Module):
-    """``(B, F, D)``: while training, a random number of leading columns for every example and
-    searched feature; in evaluation everything.
-
-    Args:
-        searched: ``(F,)`` bool.
-    """
-
-    searched: Tensor
-
-    def __init__(self, searched: Tensor, dim: int) -> None:
-        super().__init__()
-        self.dim = dim
-        self.register_buffer("searched", searched, persistent=False)
-
-    def forward(self, vectors: Tensor) -> Tensor:
-        if not self.training:
-            return vectors
-        return vectors * self.draw(vectors.shape[0])
-
-    def draw(self, num_examples: int) -> Tensor:
-        """``(B, F, D)`` masks of 0 and 1: widths are uniform in 1 .. D."""
-        widths = torch.randint(1, self.dim + 1, (num_examples, self.searched.numel()))
-        widths = torch.where(self.searched, widths, self.dim)
-        return prefix_masks(widths, self.dim)
-
-
-def prefix_masks(widths: Tensor, dim: int) -> Tensor:
-    """``(...) -> (..., D)``: ones in so many leading columns."""
-    return (torch.arange(dim) < widths[..., None]).float()
 
 
 class OptEmbedSupernet(Supernet):
@@ -175,11 +146,19 @@ class OptEmbedSupernet(Supernet):
             ).detach()
         return found
 
-    def shift(self, by: float) -> None:
-        """Raise every threshold."""
+    @contextmanager
+    def raised(self, by: float) -> Iterator[None]:
+        """Within, every threshold is higher; afterwards each is what it was, to the last bit."""
+        before = [gate.threshold.detach().clone() for gate in self._gates.values()]
         with torch.no_grad():
             for gate in self._gates.values():
                 gate.threshold.add_(by)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for gate, threshold in zip(self._gates.values(), before, strict=True):
+                    gate.threshold.copy_(threshold)
 
     def _thresholds(self) -> Tensor:
         return torch.cat([gate.threshold for gate in self._gates.values()])
@@ -200,16 +179,14 @@ def derive_optembed(trained: Trained, budget_bytes: int | None) -> Derived:
     assert isinstance(supernet, OptEmbedSupernet)
     margins = supernet.margins()
     cut = _cut(task, margins, budget_bytes)
-    keep = {name: (margin > cut).numpy() for name, margin in margins.items()}
+    keep = {name: (margin > cut).cpu().numpy() for name, margin in margins.items()}
     if o.variant == "E":
         widths = dict.fromkeys(keep, task.dim)
         evolved = None
+        _check_budget(_bytes(task, keep, widths), budget_bytes)
     else:
-        supernet.shift(cut)
-        try:
+        with supernet.raised(cut):
             evolved = _evolved(trained, keep, budget_bytes)
-        finally:
-            supernet.shift(-cut)
         widths = dict(zip(keep, evolved.best.tolist(), strict=True))
     plan = _plan(task, keep, widths)
     kept_values = sum(int(rows.sum()) * widths[name] for name, rows in keep.items())
@@ -240,10 +217,10 @@ def _cut(task: SearchTask, margins: dict[str, Tensor], budget_bytes: int | None)
     o: OptEmbedOptions = task.options
     if budget_bytes is None or o.variant == "D":
         return 0.0
-    least = task.dim if o.variant == "E" else o.least_dim or -(-task.dim // 4)
+    least = task.dim if o.variant == "E" else min(o.least_dim or -(-task.dim // 4), task.dim)
 
     def fits(cut: float) -> bool:
-        keep = {name: (margin > cut).numpy() for name, margin in margins.items()}
+        keep = {name: (margin > cut).cpu().numpy() for name, margin in margins.items()}
         return _bytes(task, keep, dict.fromkeys(keep, least)) <= budget_bytes
 
     if fits(0.0):
@@ -251,8 +228,8 @@ def _cut(task: SearchTask, margins: dict[str, Tensor], budget_bytes: int | None)
     ranked = torch.cat(list(margins.values()))
     ranked = ranked[ranked > 0].sort().values
     low, high = 0, len(ranked) - 1  # cutting at ranked[i] keeps what is above it
-    if not fits(float(ranked[high])):
-        return float(ranked[high])
+    if high < 0:
+        return 0.0  # no row is left to drop
     while low < high:
         middle = (low + high) // 2
         if fits(float(ranked[middle])):
@@ -260,6 +237,15 @@ def _cut(task: SearchTask, margins: dict[str, Tensor], budget_bytes: int | None)
         else:
             low = middle + 1
     return float(ranked[high])
+
+
+def _check_budget(smallest: int, budget_bytes: int | None) -> None:
+    """Rows alone were cut as far as the budget asks, to none at last."""
+    if budget_bytes is not None and smallest > budget_bytes:
+        raise ValueError(
+            f"optembed: without any searched row the plan still takes {smallest:,} bytes and the "
+            f"budget is {budget_bytes:,}; raise the budget, or search more features"
+        )
 
 
 def _evolved(
@@ -275,15 +261,15 @@ def _evolved(
     )
     rest = sum(table_bytes_of(f) for f in task.features if f.name not in keep)
     full = sum(table_bytes_of(f) for f in task.features)
-    budget = None if budget_bytes is None else Budget(costs, budget_bytes - rest)
-    size_of = Budget(costs, 0)
+    unlimited = Budget(costs, limit=0, rest=rest)
+    budget = None if budget_bytes is None else replace(unlimited, limit=budget_bytes)
 
     def fitness(genes: NDArray[np.int64]) -> NDArray[np.float64]:
         widths = torch.full((len(genes), len(task.features)), task.dim)
         widths[:, places] = torch.from_numpy(genes)
         scores = trained.fitness(prefix_masks(widths, task.dim)).numpy()
         if o.size_weight:
-            shares = np.array([(rest + size_of.of(g)) / full for g in genes])
+            shares = np.array([unlimited.of(g) / full for g in genes])
             scores = scores - o.size_weight * shares
         return scores
 
@@ -324,7 +310,8 @@ def _masked(
     for name, table in tables.items():
         if name in keep:
             rows = torch.from_numpy(keep[name])[:, None]
-            table = table * rows * (torch.arange(table.shape[1]) < widths[name])
+            mask = rows & (torch.arange(table.shape[1]) < widths[name])
+            table = table * mask.to(table.device)
         found[name] = table
     return found
 

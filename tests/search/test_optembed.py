@@ -1,6 +1,8 @@
 """OptEmbed: thresholds, random widths, what is kept and what it costs."""
 
+import re
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,14 +12,11 @@ from torch import Tensor
 
 from compactrec.embeddings import CompressedEmbeddingBagCollection, size
 from compactrec.embeddings.placing import logical_table, place
-from compactrec.embeddings.search import Trained
+from compactrec.embeddings.search import Trained, optembed
 from compactrec.embeddings.search.base import Rows
-from compactrec.embeddings.search.optembed import (
-    OptEmbedSupernet,
-    PrefixMask,
-    derive_optembed,
-    prefix_masks,
-)
+from compactrec.embeddings.search.evolution import Budget, Evolved, evolve
+from compactrec.embeddings.search.optembed import OptEmbedSupernet, derive_optembed
+from compactrec.embeddings.search.prefix_mask import PrefixMask, prefix_masks
 from compactrec.embeddings.thresholded import step
 from tests.search.support import DIM, FEATURES, SEARCHED, batch_of, make_task, train_weights
 
@@ -221,3 +220,86 @@ def test_a_threshold_rules_the_rows_of_its_own_feature_alone() -> None:
     assert float(tables["a"].abs().max()) == 0.0
     assert bool((tables["c"].abs().sum(1) > 0).all())
     assert sum(len(t) for t in tables.values()) == sum(f.num_ids or 0 for f in FEATURES)
+
+
+@pytest.mark.parametrize("variant", ["full", "E", "D"])
+def test_a_budget_that_cannot_be_met_names_the_smallest_bytes(variant: str) -> None:
+    net = supernet(variant=variant)
+    with pytest.raises(ValueError, match=r"take.* ([\d,]+) bytes.* budget is 100;") as refusal:
+        derive_optembed(trained(net), 100)
+    found = re.search(r"takes? (?:only )?([\d,]+) bytes|still takes ([\d,]+)", str(refusal.value))
+    assert found is not None
+    smallest = int((found[1] or found[2]).replace(",", ""))
+    derived = derive_optembed(trained(net), smallest)
+    assert size(derived.plan).serving_bytes == smallest
+    with pytest.raises(ValueError, match="raise the budget"):
+        derive_optembed(trained(net), smallest - 1)
+
+
+@pytest.mark.parametrize("variant", ["full", "E"])
+def test_thresholds_above_every_row_leave_a_plan_without_rows(variant: str) -> None:
+    net = supernet(variant=variant)
+    set_thresholds(net, 1e6)
+    derived = derive_optembed(trained(net), 300)
+    assert derived.notes["kept_values"] == 0
+    with pytest.raises(ValueError, match="raise the budget"):
+        derive_optembed(trained(net), 200)
+
+
+def test_deriving_leaves_the_state_as_it_was() -> None:
+    """To the last bit, or a second budget would see other rows."""
+    net = supernet()
+    set_thresholds(net, 0.1)
+    before = [t.detach().clone() for t in net.architecture_parameters()]
+    with net.raised(1e6):
+        assert all(float(t.detach()) > 1e5 for t in net.architecture_parameters())
+    assert all(
+        torch.equal(a, b) for a, b in zip(before, net.architecture_parameters(), strict=True)
+    )
+    one, two = (derive_optembed(trained(net), 1_900) for _ in range(2))
+    assert one.plan == two.plan
+    assert one.notes == two.notes
+
+
+def test_candidates_cost_what_their_plan_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published code counts one column too few for every kept row while it searches."""
+    seen: list[Budget] = []
+
+    def spy(*args: Any) -> Evolved:
+        seen.append(args[-1])
+        return evolve(*args)
+
+    monkeypatch.setattr(optembed, "evolve", spy)
+    net = supernet()
+    norms = torch.cat(list(net.margins().values()))
+    set_thresholds(net, float(norms.median()))
+    derived = derive_optembed(trained(net), 2_300)
+    widths = np.array(list(derived.notes["widths"].values()))  # type: ignore[union-attr]
+    assert seen[0].of(widths) == size(derived.plan).serving_bytes <= 2_300
+
+
+def test_variants_are_named_as_in_the_first_version() -> None:
+    """In the last version of the published code the words for E and D have changed places."""
+    rows, widths = supernet(variant="E"), supernet(variant="D")
+    assert (len(rows.architecture_parameters()), rows.layer) == (len(SEARCHED), None)
+    assert widths.architecture_parameters() == []
+    assert isinstance(widths.layer, PrefixMask)
+    assert [p.architecture for p in widths.phases] == ["off"]
+    assert widths.penalty() == 0.0
+    assert widths.architecture_optimizer() is None
+
+
+def test_the_published_code_has_no_budget() -> None:
+    with pytest.raises(ValueError, match="strict_official is the published code, which knows no"):
+        derive_optembed(trained(supernet(strict_official=True)), 2_000)
+    assert derive_optembed(trained(supernet(strict_official=True)), None).notes["num_judged"]
+
+
+def test_an_empty_bag_and_a_weightless_row_give_zeros() -> None:
+    net = supernet().eval()
+    set_thresholds(net, -1.0)  # below every norm, that of a zero row too
+    batch = batch_of()
+    out = net(batch)["a"]
+    empty = batch["a"].lengths() == 0
+    assert bool(empty.any())
+    assert float(out[empty].detach().abs().max()) == 0.0
