@@ -30,6 +30,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from torch import Tensor, nn
 
 from compactrec.embeddings.budget import full_plan
+from compactrec.embeddings.config import MethodConfig
+from compactrec.embeddings.feature import Feature
 from compactrec.embeddings.full import FullConfig
 from compactrec.embeddings.mixed import MixedConfig
 from compactrec.embeddings.placing import logical_table
@@ -46,7 +48,6 @@ from compactrec.embeddings.search.base import (
 from compactrec.embeddings.search.choosing import best_choices
 from compactrec.embeddings.search.hypergradient import hypergradient
 from compactrec.embeddings.search.supernet import Losses, Supernet
-from compactrec.embeddings.size import size
 from compactrec.embeddings.sizing import assignment_bytes
 
 __all__ = ["AutoDimOptions", "AutoDimSupernet", "WidthMixture", "derive_autodim"]
@@ -251,32 +252,20 @@ def _fitting(
 ) -> NDArray[np.int64]:
     """Choices whose plan takes at most the budget, exactly counted."""
     features = task.searched_features
-    costs = np.array(
-        [
-            [
-                assignment_bytes(Assignments((((f,), MixedConfig(dims=(width,))),), {}))
-                for width in widths
-            ]
-            for f in features
-        ]
-    )
-    rest = Assignments(
-        tuple(((f,), FullConfig()) for f in task.features if f.name not in task.searched), {}
-    )
-    limit = budget_bytes - (assignment_bytes(rest) if rest.groups else 0)
-    while True:
-        found = best_choices(scores, costs, limit)
-        choices = costs.argmin(1) if found is None else found
-        named = zip(features, choices.tolist(), strict=True)
-        taken = size(_plan(task, {f.name: widths[j] for f, j in named})).serving_bytes
-        if taken <= budget_bytes:
-            return choices
-        if found is None:
-            raise ValueError(
-                f"autodim: the smallest plan takes {taken:,} bytes and the budget is "
-                f"{budget_bytes:,} bytes; raise the budget, or offer smaller candidates"
-            )
-        limit -= taken - budget_bytes
+    costs = np.array([[_bytes(f, MixedConfig(dims=(d,))) for d in widths] for f in features])
+    rest = sum(_bytes(f, FullConfig()) for f in task.features if f.name not in task.searched)
+    found = best_choices(scores, costs, budget_bytes - rest)
+    if found is None:
+        raise ValueError(
+            f"autodim: the smallest plan takes {rest + int(costs.min(1).sum()):,} bytes and the "
+            f"budget is {budget_bytes:,} bytes; raise the budget, or offer smaller candidates"
+        )
+    return found
+
+
+def _bytes(feature: Feature, config: MethodConfig) -> int:
+    """Serving bytes of one feature; those of a plan of such configs are their sum."""
+    return assignment_bytes(Assignments((((feature,), config),), {}))
 
 
 def _plan(task: SearchTask, widths: dict[str, int]) -> Plan:

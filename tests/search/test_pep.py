@@ -249,6 +249,19 @@ def test_masks_are_kept_when_the_bytes_first_fall_to_a_budget() -> None:
     assert at[0] < at[1] == len(history) - 1
 
 
+def test_a_late_look_takes_back_what_fell_last() -> None:
+    """Between two looks far more may fall than the budget asks for."""
+    net = supernet(look_every_steps=6)
+    history = train(net, STEPS)
+    at_looks = [_bytes(net.task, values) for values in history[5::6]]
+    shares = []
+    for budget in BUDGETS:
+        shares.append(next(taken for taken in at_looks if taken <= budget) / budget)
+        taken = size(derive_pep(trained(net), budget).plan).serving_bytes
+        assert 0.97 * budget < taken <= budget
+    assert min(shares) < 0.95
+
+
 def _bytes(task: SearchTask, values: Tensor) -> int:
     pieces = values.split([(f.num_ids or 0) * f.dim for f in task.searched_features])
     named = zip(task.searched_features, pieces, strict=True)
