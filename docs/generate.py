@@ -13,7 +13,7 @@ from compactrec.benchmarks.summary import Row, Summary
 from compactrec.benchmarks.texts import estimate_text
 from compactrec.embeddings import get_method, method_names
 
-__all__ = ["derived", "main", "methods_table", "runs_of", "step_times"]
+__all__ = ["derived", "main", "methods_table", "runs_of", "searches_tables", "step_times"]
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -23,7 +23,8 @@ TOLD_APART = {"better": "yes, better", "worse": "yes, worse", "unclear": "no"}
 def derived() -> Iterator[tuple[Path, str, str]]:
     """Every derived part: its file, the name of its section, its content."""
     yield ROOT / "README.md", "methods", methods_table()
-    folders = sorted(path.parent for path in RESULTS.glob("*/summary.json"))
+    yield ROOT / "docs" / "searches.md", "searches", searches_tables()
+    folders = sorted(p.parent for p in RESULTS.glob("*/summary.json") if not _searched(p.parent))
     for name in method_names():
         content = "\n\n".join(filter(None, [runs_of(name, folders), step_times(name)]))
         yield ROOT / "docs" / "methods" / f"{name}.md", "runs", content
@@ -61,6 +62,59 @@ def runs_of(method: str, folders: Sequence[Path]) -> str:
             *rows,
         ]
     )
+
+
+def searches_tables() -> str:
+    """What searches and their baselines reached: a table for each comparison that has any."""
+    folders = sorted(path.parent for path in RESULTS.glob("*/summary.json"))
+    tables = [_searches_table(folder) for folder in folders if _searched(folder)]
+    return "\n\n".join(tables) or "No committed comparison has a search."
+
+
+def _searches_table(folder: Path) -> str:
+    summary = Summary.model_validate_json((folder / "summary.json").read_text())
+    labels = {row.budget_bytes: row.budget for row in summary.rows if row.budget_bytes}
+    budgets = sorted(labels, reverse=True)
+    report = f"[{summary.data.name}](../benchmarks/results/{folder.name}/report.md)"
+    full = summary.full
+    head = f"**{report}**, {len(summary.seeds)} seeds."
+    if full is not None:
+        serving = format_bytes(full.bytes["serving_bytes"])
+        head += f" Full tables: {serving}, test AUC {estimate_text(full)}."
+    names = "".join(f" AUC at {labels[b]} | minus full |" for b in budgets)
+    lines = [
+        head,
+        "",
+        f"| method |{names} search |",
+        "|---|" + "---:|---:|" * len(budgets) + "---:|",
+    ]
+    methods = dict.fromkeys(row.method for row in summary.rows if row.budget_bytes)
+    first = budgets[-1]
+    found = {(row.method, row.budget_bytes): row for row in summary.rows}
+
+    def rank(method: str) -> float:
+        row = found.get((method, first))
+        return -(row.auc.mean if row is not None and row.auc is not None else 0.0)
+
+    for method in sorted(methods, key=rank):
+        cells, cost = "", "-"
+        for budget in budgets:
+            row = found.get((method, budget))
+            if row is None or row.auc is None:
+                cells += " no result | - |"
+                continue
+            versus = row.versus.get(FULL)
+            cells += f" {estimate_text(row)} | {versus_cell(versus).text if versus else '-'} |"
+            if row.search_time_ratio is not None and row.search_memory_ratio is not None:
+                cost = f"{row.search_time_ratio:.1f}x, {row.search_memory_ratio:.2f}x"
+        lines.append(f"| `{method}` |{cells} {cost} |")
+    return "\n".join(lines)
+
+
+def _searched(folder: Path) -> bool:
+    """Whether a comparison has searches."""
+    summary = Summary.model_validate_json((folder / "summary.json").read_text())
+    return any(row.search_seconds for row in summary.rows)
 
 
 def step_times(method: str) -> str:
