@@ -241,8 +241,8 @@ def test_the_published_epoch_ends_with_the_shorter_split() -> None:
     assert spy.validated == [0, 1, 2, 3] * 2
 
 
-def test_the_published_search_leaves_the_network_alone_ours_trains_it() -> None:
-    """Public code freezes all but the embeddings in the search, against its own objective."""
+def test_the_search_trains_the_network_on_request() -> None:
+    """Public code always freezes all but the embeddings in the search, against its objective."""
     for search_weights, frozen in (("embeddings_only", True), ("all", False)):
         layer, seen = head(), []
         run(
