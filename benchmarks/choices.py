@@ -44,12 +44,20 @@ class MethodChoice:
     baseline: bool = False
     draws: bool = False
     """Every seed draws its own hash functions or widths, unless a seed was asked for."""
+    plan: Path | None = None
+    """A plan file to train as it is."""
 
 
 def parse_choice(text: str) -> MethodChoice:
-    """:func:`parse_method`, or :func:`parse_search` where the name is that of a search."""
+    """:func:`parse_method`, or :func:`parse_search` where the name is that of a search; a text that
+    ends in `.json` is a plan file."""
     from compactrec.embeddings.search import search_names
 
+    if text.strip().endswith(".json"):
+        path = Path(text.strip())
+        if not path.is_file():
+            raise ValueError(f"there is no plan file {path}")
+        return MethodChoice(path.stem, path.stem, {}, plan=path)
     name = text.partition(":")[0].strip()
     if name in search_names():
         return parse_search(text)
@@ -130,7 +138,10 @@ def with_baselines(methods: Iterable[str]) -> list[MethodChoice]:
         asked += [parse_search(name) for name in searches if get_search(name).baseline]
     unique = {choice.text: choice for choice in asked}
     order = [FULL, *names, *searches]
-    return sorted(unique.values(), key=lambda c: order.index(c.name))
+    places = {name: place for place, name in enumerate(order)}
+    return sorted(
+        unique.values(), key=lambda c: len(order) if c.plan is not None else places[c.name]
+    )
 
 
 def full_serving_bytes(base: TrainConfig, manifest: Manifest) -> int | None:

@@ -57,8 +57,8 @@ class CompareRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     methods: tuple[str, ...] = ()
-    """Names of methods or searches, each with options if wanted (`compositional:operation=concat`).
-    The baselines are added; an empty tuple means every method that has a budget."""
+    """Names of methods or searches, each with options if wanted (`compositional:operation=concat`),
+    or plan files. The baselines are added; an empty tuple means every method that has a budget."""
     budgets: tuple[str, ...] = Field(min_length=1)
     """`64MB`, `1/4`, `0.25x`: serving bytes, tables, integer state and dense parts together."""
     num_seeds: int = Field(default=3, ge=1)

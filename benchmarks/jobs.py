@@ -14,7 +14,7 @@ from compactrec.benchmarks.budgets import parse_budget
 from compactrec.benchmarks.choices import FULL, MethodChoice, changed, full_serving_bytes
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.plans import plan_bytes, resolve_plan
-from compactrec.benchmarks.start import start_sha256
+from compactrec.benchmarks.start import start_path, start_sha256
 from compactrec.benchmarks.study import Cell
 from compactrec.data.manifest import Manifest
 from compactrec.embeddings import load_plan
@@ -88,6 +88,8 @@ def _job(
             quiet=True, keep_model=False,
         )  # fmt: skip
         return Job(cell, config, search=choice)
+    if choice.plan is not None:
+        return _of_file(cell, choice.plan, base, manifest)
     config = changed(
         base, plan=None, method=choice.name, budget_bytes=budget_bytes,
         options=choice.options, threshold=threshold, quiet=True, keep_model=False,
@@ -100,6 +102,21 @@ def _job(
     path = base.out / "plans" / f"{_slug(cell)}.json"
     plan.save(path)
     return Job(cell, changed(config, plan=path), plan.digest, choice.draws)
+
+
+def _of_file(cell: Cell, path: Path, base: TrainConfig, manifest: Manifest) -> Job:
+    """A plan file at a budget: it has the size that it has, and its start if that lies beside."""
+    start = start_path(path)
+    config = changed(
+        base, plan=path, start=start if start.is_file() else None, method=None, budget_bytes=None,
+        options={}, quiet=True, keep_model=False,
+    )  # fmt: skip
+    plan = resolve_plan(config, manifest)  # raises where it is for other features
+    taken = plan_bytes(config, plan).serving_bytes
+    if cell.budget_bytes is not None and taken > cell.budget_bytes:
+        reason = f"{path} serves with {taken:,} bytes, and the budget is {cell.budget_bytes:,}"
+        return Job(cell.model_copy(update={"reason": reason}), None)
+    return Job(cell, config, plan.digest)
 
 
 def placed(

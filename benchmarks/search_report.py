@@ -12,6 +12,7 @@ from compactrec.benchmarks.checkpoint import copy_atomically
 from compactrec.benchmarks.plan_picture import draw_plan, plan_figures
 from compactrec.benchmarks.search_result import FoundPlan, SearchResult
 from compactrec.benchmarks.show import plan_table
+from compactrec.benchmarks.start import start_path
 from compactrec.data.manifest import Manifest
 from compactrec.embeddings import load_plan
 
@@ -68,11 +69,6 @@ def _copy(found: FoundPlan, out: Path, plan: Path) -> None:
     load_plan(out / found.plan).save(plan)
     if found.start is not None:
         copy_atomically(out / found.start, start_path(plan))
-
-
-def start_path(plan: Path) -> Path:
-    """Where the weights to start from lie beside a plan file."""
-    return plan.with_name(f"{plan.stem}.start.safetensors")
 
 
 def _next(found: FoundPlan, data: Path, out: Path, plan: Path | None, picture: Path) -> str:

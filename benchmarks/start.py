@@ -11,7 +11,12 @@ from torch import nn
 
 from compactrec.data.manifest import file_sha256
 
-__all__ = ["load_start", "start_sha256"]
+__all__ = ["load_start", "start_path", "start_sha256"]
+
+
+def start_path(plan: Path) -> Path:
+    """Where the weights to start from lie beside a plan file."""
+    return plan.with_name(f"{plan.stem}.start.safetensors")
 
 
 def start_sha256(path: Path | None) -> str | None:

@@ -98,7 +98,9 @@ class Row(_Frozen):
     train_seconds: float | None = None
     peak_rss_bytes: int | None = None
     search_seconds: float | None = None
-    """Of the search behind a plan: training, candidates, validations; mean over seeds."""
+    """Of finding the plan of one budget: training, validations, candidates; mean over seeds."""
+    derive_seconds: float | None = None
+    """The part of it after the supernet was trained."""
     search_time_ratio: float | None = None
     """The same over the seconds of one training of the full tables, validations included."""
     search_memory_ratio: float | None = None
@@ -217,8 +219,10 @@ def _search_costs(cell: StudyCell, full: StudyCell | None) -> dict[str, float]:
     if not cell.searches:
         return {}
     searches = list(cell.searches.values())
-    seconds = fmean(s.total_seconds for s in searches)
-    found = {"search_seconds": seconds}
+    derived = [fmean(f.derive_seconds for f in s.found) for s in searches]
+    supernets = [s.total_seconds - sum(f.derive_seconds for f in s.found) for s in searches]
+    seconds = fmean(a + b for a, b in zip(supernets, derived, strict=True))
+    found = {"search_seconds": seconds, "derive_seconds": fmean(derived)}
     if full is not None:
         runs = list(full.results.values())
         whole = [run.total_seconds for run in runs if run.total_seconds is not None]

@@ -223,7 +223,11 @@ def compare(
     data: Data,
     budget: Annotated[list[str], Option(help=BUDGET + " Several: 1/4,1/16.")],
     methods: Annotated[
-        str, Option(help="Comma-separated, with options; the baselines are added. [all methods]")
+        str,
+        Option(
+            help="Methods, searches or plan files, comma-separated, with options; the baselines "
+            "are added. [all methods]"
+        ),
     ] = "",
     seeds: Annotated[int, Option(min=1, help="Seeds per method and budget.")] = 3,
     out: Annotated[Path, Option(help="Folder of the comparison.")] = Path("runs/compare"),

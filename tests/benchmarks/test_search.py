@@ -16,6 +16,7 @@ from compactrec.benchmarks import search_loop, search_state
 from compactrec.benchmarks.compare import CompareRequest, compare
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.report import write_report
+from compactrec.benchmarks.result import Result
 from compactrec.benchmarks.search import search
 from compactrec.benchmarks.search_config import SearchConfig, search_config, search_for
 from compactrec.benchmarks.search_result import SearchResult
@@ -217,6 +218,7 @@ import json, os, signal, sys
 import torch
 torch.set_num_threads(1)
 from compactrec.benchmarks import search_loop
+from compactrec.benchmarks.result import Result
 from compactrec.benchmarks.search import search
 from compactrec.benchmarks.search_config import SearchConfig
 from compactrec.embeddings.search import register_search
@@ -285,6 +287,28 @@ def test_words_become_a_config(data: Path, tmp_path: Path) -> None:
     assert train_config.table_optimizer == "adagrad"
     own = search_config("toy", {}, (), base)
     assert own.train.table_learning_rate == 0.05, "the search's own, unless a person gave one"
+
+
+def test_found_plans_stand_in_a_comparison(data: Path, tmp_path: Path) -> None:
+    config = toy_config(data, tmp_path / "s", (5_000,), epochs=1)
+    (found,) = search(config).found
+    plan = tmp_path / "mine.json"
+    load_plan(config.train.out / (found.plan or "")).save(plan)
+    start = config.train.out / (found.start or "")
+    (tmp_path / "mine.start.safetensors").write_bytes(start.read_bytes())
+    base = base_config(data, tmp_path / "c", table_learning_rate=0.05)
+    request = CompareRequest(methods=(str(plan),), budgets=("6kB", "2kB"), num_seeds=1)
+    file = compare(request, base)
+    cells = {c.budget: c for c in file.cells if c.method == "mine"}
+    assert [run.status for run in cells["6 kB"].runs] == ["done"]
+    assert "serves with" in (cells["2 kB"].reason or "")
+    result = Result.load(base.out / cells["6 kB"].runs[0].path)
+    assert result.start_sha256 is not None
+    assert str(tmp_path) not in (base.out / "compare.json").read_text().replace(
+        cells["2 kB"].reason or "", ""
+    )
+    with pytest.raises(ValueError, match=r"there is no plan file nowhere\.json"):
+        compare(CompareRequest(methods=("nowhere.json",), budgets=("6kB",)), base)
 
 
 def test_searches_stand_in_a_comparison(data: Path, tmp_path: Path) -> None:
