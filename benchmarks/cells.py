@@ -142,8 +142,8 @@ def legend_of(summary: Summary) -> str:
     text += ". x: training speed beside the full tables'."
     if SEARCH in columns_of(summary):
         text += (
-            f" {SEARCH}: time and peak memory of finding the plan of one budget, beside one training "
-            "of the full tables; retraining comes on top."
+            f" {SEARCH}: time and peak memory of finding the plan of one budget, beside one "
+            "training of the full tables; retraining comes on top."
         )
     return text
 

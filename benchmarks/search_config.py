@@ -56,9 +56,15 @@ class SearchConfig(BaseModel):
         return self
 
     def resolved(self) -> dict[str, Any]:
-        """Everything that decides the result, as JSON, without the places of files."""
-        own = self.model_dump(mode="json", exclude={"train"})
-        return {**own, "train": self.train.resolved()}
+        """Everything that decides the result, as JSON, without the places of files; options with
+        their defaults, so that a default that changes makes another search."""
+        own = self.model_dump(mode="json", exclude={"train", "options"})
+        options = parse_search_options(get_search(self.search), self.options)
+        return {
+            **own,
+            "options": options.model_dump(mode="json"),
+            "train": self.train.resolved(),
+        }
 
 
 def search_config(
