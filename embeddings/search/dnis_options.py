@@ -64,13 +64,11 @@ class DnisOptions(BaseModel):
     threshold: float | None = Field(default=None, ge=0)
     """Where no budget is given: keep ``|value|`` of at least this; structured, columns whose mean
     is above it. With neither, only what is exactly zero is dropped."""
-    retrain: Literal["none", "frozen_alpha_then_prune", "prune_then_masked_finetune"] = (
-        "prune_then_masked_finetune"
-    )
+    retrain: Literal["none", "frozen_alpha_then_prune", "prune_then_masked_finetune"] = "none"
     """``none``: serve the pruned search state. ``frozen_alpha_then_prune``: train on with the gates
     as they are, prune, serve. ``prune_then_masked_finetune``: prune, then train what is left like
-    any plan; in small tests of ours on made-up clicks it was better than ``none`` at every budget.
-    Published: the second, above 98 % pruned."""
+    any plan; that is one more pass over the data, and on clicks that are over-fitted within an
+    epoch or two it loses more than it mends. Published: the second, above 98 % pruned."""
     retrain_epochs: int = Field(default=2, ge=1)
     """Of ``frozen_alpha_then_prune``. Published: 2."""
 
