@@ -89,10 +89,16 @@ def _line(summary: Summary, row: Row) -> Line:
         versus_cell(row.versus.get(FULL)),
         Cell(f"{loss:.4f}", str(loss)),
         Cell(format_bytes(training), str(training), title=f"{training:,} bytes"),
-        Cell(f"{speed / 1000:.3g}k" + (f" ({ratio:.2f}x)" if ratio else ""), str(speed)),
+        _speed_cell(speed, ratio),
     )
     search = (_search_cell(row),) if SEARCH in columns_of(summary) else ()
     return Line(row, (*cells, *search))
+
+
+def _speed_cell(speed: float, ratio: float | None) -> Cell:
+    if not speed:
+        return Cell("not retrained", "0")
+    return Cell(f"{speed / 1000:.3g}k" + (f" ({ratio:.2f}x)" if ratio else ""), str(speed))
 
 
 def _search_cell(row: Row) -> Cell:
@@ -143,7 +149,7 @@ def legend_of(summary: Summary) -> str:
     if SEARCH in columns_of(summary):
         text += (
             f" {SEARCH}: time and peak memory of finding the plan of one budget, beside one "
-            "training of the full tables; retraining comes on top."
+            "training of the full tables; retraining, where there is any, comes on top."
         )
     return text
 

@@ -33,6 +33,7 @@ __all__ = [
 FORMAT, VERSION = "compactrec.checkpoint", 1
 _INDEX = "checkpoint.json"
 _PARTIAL = ".partial"
+_MANY = 5
 _LONG = 100
 """Characters of a value beyond which an error names it without showing it."""
 
@@ -257,13 +258,21 @@ def _damaged(path: Path, why: str) -> str:
     return f"{path} is damaged: {why}; restore it, or remove its folder and start anew"
 
 
-def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """What differs, by dotted name: `config.batch_size is 2048 there and 1024 here`."""
+def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """What differs, by dotted name, outermost names first: `config.batch_size is 2048 there and
+    1024 here`. After the first few the rest is counted."""
+    found = _differences(theirs, ours, "")
+    found.sort(key=lambda text: text.split(" ")[0].count("."))
+    more = len(found) - _MANY
+    return found if more <= 0 else [*found[:_MANY], f"and {more} more"]
+
+
+def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], prefix: str) -> list[str]:
     found: list[str] = []
     for name in sorted(theirs.keys() | ours.keys()):
         there, here = theirs.get(name), ours.get(name)
         if isinstance(there, dict) and isinstance(here, dict):
-            found += differences(there, here, f"{prefix}{name}.")
+            found += _differences(there, here, f"{prefix}{name}.")
         elif there != here and max(len(repr(there)), len(repr(here))) > _LONG:
             found.append(f"{prefix}{name} differs")
         elif there != here:

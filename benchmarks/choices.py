@@ -76,8 +76,12 @@ def parse_method(text: str) -> MethodChoice:
     the method. Raises ValueError for an unknown method or option, naming what there is.
     """
     from compactrec.embeddings.registry import parse_options
+    from compactrec.embeddings.search import search_names
 
-    method = get_method(text.partition(":")[0].strip())
+    name = text.partition(":")[0].strip()
+    if name in search_names():
+        raise ValueError(f"{name!r} is a search: compactrec search --method {name} makes the plan")
+    method = get_method(name)
     choice = _parse(text)
     parse_options(method, choice.options)
     return replace(
@@ -94,7 +98,12 @@ def parse_search(text: str) -> MethodChoice:
     from compactrec.embeddings.search import get_search
     from compactrec.embeddings.search.base import parse_search_options
 
-    search = get_search(text.partition(":")[0].strip())
+    name = text.partition(":")[0].strip()
+    if name in method_names():
+        raise ValueError(f"{name!r} is a method: compactrec plan --method {name} makes the plan")
+    if "," in name:
+        raise ValueError(f"{name!r}: one search at a time, or several with compactrec compare")
+    search = get_search(name)
     choice = _parse(text, own=("threshold",))
     loop = {k for k in choice.options if k.startswith("train.") or k == "fitness_rows"}
     parse_search_options(search, {k: v for k, v in choice.options.items() if k not in loop})

@@ -38,6 +38,11 @@ def load_study(folders: Sequence[Path]) -> Study:
     parts = [_from_compare(p) for p in comparisons] + _from_results(folders, comparisons)
     if not parts:
         where = ", ".join(str(f) for f in folders)
+        if any(path for folder in folders for path in folder.rglob(SEARCH_NAME)):
+            raise ValueError(
+                f"{where}: searches, and no plan of theirs was trained; the same 'compactrec "
+                f"search' shows a finished search again"
+            )
         raise ValueError(
             f"no results below {where}: there is neither a {COMPARE_NAME} nor a {RESULT_NAME}; "
             "run 'compactrec compare' or 'compactrec train' first"

@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +46,10 @@ class FeatureFigures:
     num_bytes: int
     """Serving bytes: tables, integers, dense parts; the group's, in equal shares."""
     full_bytes: int
+    mean_width: float = 0.0
+    """Mean stored width of the ids that are kept."""
+    num_models: int = 1
+    """Copies, where several models stand behind a router."""
 
 
 def plan_figures(
@@ -52,7 +57,8 @@ def plan_figures(
 ) -> tuple[FeatureFigures, ...]:
     """Figures of every feature with a vocabulary, in the plan's order.
 
-    Where there are several plans, widths and bytes of all copies are added up.
+    Where there are several plans, behind a router, bytes are those of all copies, and widths are
+    the mean over them.
 
     Args:
         counts: training frequency of every id by feature name.
@@ -64,9 +70,11 @@ def plan_figures(
 def _together(copies: tuple[FeatureFigures, ...]) -> FeatureFigures:
     return replace(
         copies[0],
-        widths=tuple(sum(widths) for widths in zip(*(c.widths for c in copies), strict=True)),
+        widths=tuple(fmean(widths) for widths in zip(*(c.widths for c in copies), strict=True)),
+        mean_width=fmean(c.mean_width for c in copies),
         kept_ids=max(c.kept_ids for c in copies),
         num_bytes=sum(c.num_bytes for c in copies),
+        num_models=len(copies),
     )
 
 
@@ -89,6 +97,7 @@ def _figures(plan: Plan, counts: Mapping[str, npt.NDArray[np.int64]]) -> tuple[F
                 kept_ids=int((widths > 0).sum()),
                 num_bytes=num_bytes,
                 full_bytes=4 * feature.num_ids * feature.dim,
+                mean_width=float(widths[widths > 0].mean()) if (widths > 0).any() else 0.0,
             )
     return tuple(found[f.name] for f in plan.features if f.name in found)
 
@@ -139,8 +148,17 @@ def _by_frequency(widths: Floats, counts: npt.NDArray[np.int64]) -> tuple[float,
     )
 
 
-def draw_plan(figures: tuple[FeatureFigures, ...], path: Path, title: str = "") -> None:
-    """A PNG: stored width by feature and frequency, and bytes beside the full tables'."""
+def draw_plan(
+    figures: tuple[FeatureFigures, ...],
+    path: Path,
+    title: str = "",
+    *,
+    serving_bytes: int | None = None,
+) -> None:
+    """A PNG: stored width by feature and frequency, and bytes beside the full tables'.
+
+    ``serving_bytes`` are those of the whole plan; by default the sum over its features.
+    """
     from matplotlib.figure import Figure
 
     rows = sorted(figures, key=lambda f: -f.full_bytes)
@@ -158,7 +176,7 @@ def draw_plan(figures: tuple[FeatureFigures, ...], path: Path, title: str = "") 
     labels = [f"{a}-{b}%" for a, b in itertools.pairwise(cuts)]
     left.set_xticks(range(len(labels)), labels, fontsize=8)
     left.set_xlabel("ids, most frequent first", fontsize=9)
-    left.set_title("stored width", loc="left", fontsize=10)
+    left.set_title("mean stored width (white: no id)", loc="left", fontsize=10)
     for (y, x), width in np.ndenumerate(grid):
         if np.isfinite(width):
             color = "white" if width > 0.6 * top else "#333333"
@@ -177,9 +195,11 @@ def draw_plan(figures: tuple[FeatureFigures, ...], path: Path, title: str = "") 
     for side in ("top", "right", "left"):
         right.spines[side].set_visible(False)
     right.legend(loc="lower right", fontsize=8, frameon=False)
-    total, full = sum(f.num_bytes for f in rows), sum(f.full_bytes for f in rows)
+    total = serving_bytes or sum(f.num_bytes for f in rows)
+    full = sum(f.full_bytes for f in rows)
+    models = f", {rows[0].num_models} models" if rows[0].num_models > 1 else ""
     figure.suptitle(
-        f"{title or 'plan'}: {format_bytes(total)} of {format_bytes(full)}",
+        f"{title or 'plan'}: {format_bytes(total)} of {format_bytes(full)}{models}",
         x=0.01, ha="left", fontsize=12, fontweight="bold",
     )  # fmt: skip
     figure.savefig(path)

@@ -131,6 +131,7 @@ class SearchLoop:
                 if not stopped and self._checkpoint_is_due():
                     self._save()
                 if stopped:
+                    self._show(bar, before)
                     break
                 started = time.perf_counter()
             self._loaders.train.set_epoch(self._loaders.train.epoch + stopped)

@@ -9,14 +9,15 @@ from rich.table import Table
 
 from compactrec.benchmarks.budgets import format_bytes
 from compactrec.benchmarks.checkpoint import copy_atomically
-from compactrec.benchmarks.plan_picture import draw_plan, plan_figures
+from compactrec.benchmarks.plan_picture import FeatureFigures, draw_plan, plan_figures
 from compactrec.benchmarks.search_result import FoundPlan, SearchResult
-from compactrec.benchmarks.show import plan_table
 from compactrec.benchmarks.start import start_path
 from compactrec.data.manifest import Manifest
 from compactrec.embeddings import load_plan
 
 __all__ = ["report_search"]
+
+FEW_STEPS = 100
 
 
 def report_search(
@@ -28,15 +29,17 @@ def report_search(
         ValueError: no budget has a plan.
     """
     console.print(history_table(result))
+    counts = Manifest.load(data).counts(data)
     for found in result.found:
         budget = "its own size" if found.budget_bytes is None else format_bytes(found.budget_bytes)
         if found.plan is None:
             console.print(f"No plan for {budget}: {found.reason}", soft_wrap=True)
             continue
-        made = load_plan(out / found.plan)
-        console.print(plan_table(made, title=f"{out / found.plan}: {result.search} at {budget}"))
+        figures = plan_figures(load_plan(out / found.plan), counts)
+        title = f"{result.search} at {budget}"
+        console.print(found_table(figures, found, f"{out / found.plan}: {title}"))
         picture = (out / found.plan).with_suffix(".png")
-        draw_plan(plan_figures(made, Manifest.load(data).counts(data)), picture)
+        draw_plan(figures, picture, title, serving_bytes=found.serving_bytes)
         console.print(_next(found, data, out, plan, picture), soft_wrap=True)
         if plan is not None:
             _copy(found, out, plan)
@@ -44,8 +47,40 @@ def report_search(
         f"search: {result.total_seconds:.0f} s in all, {result.train_seconds:.0f} s of them steps; "
         f"peak memory {format_bytes(result.peak_rss_bytes)}"
     )
+    if (steps := sum(_last_steps(result).values())) < FEW_STEPS:
+        console.print(
+            f"The supernet had {steps} steps, which is few: a smaller --batch-size or more epochs "
+            f"of the search may find more.", soft_wrap=True,
+        )  # fmt: skip
     if not any(found.plan for found in result.found):
         raise ValueError(f"{result.search} found no plan, see above; raise the budget")
+
+
+def found_table(figures: tuple[FeatureFigures, ...], found: FoundPlan, title: str) -> Table:
+    """What each feature gets: ids kept, values for each of them, bytes of all copies."""
+    models = figures[0].num_models
+    copies = f", {models} models" if models > 1 else ""
+    table = Table(title=f"{title}{copies}", title_justify="left")
+    for name in ("Feature", "Method", "Ids kept", "Mean width", "Bytes", "Full", "Smaller"):
+        table.add_column(name, justify="left" if name in ("Feature", "Method") else "right")
+    for f in figures:
+        table.add_row(
+            f.feature, f.method, f"{f.kept_ids:,} of {f.num_ids:,}",
+            f"{f.mean_width:.2f} of {f.dim}", format_bytes(f.num_bytes), format_bytes(f.full_bytes),
+            f"{f.full_bytes / max(1, f.num_bytes):.3g}x",
+        )  # fmt: skip
+    full, serving = sum(f.full_bytes for f in figures), found.serving_bytes or 0
+    table.add_section()
+    table.add_row(
+        "serving", "", "", "", format_bytes(serving), format_bytes(full),
+        f"{full / max(1, serving):.3g}x", style="bold",
+    )  # fmt: skip
+    return table
+
+
+def _last_steps(result: SearchResult) -> dict[str, int]:
+    """Steps of every phase, as far as it was validated."""
+    return {entry.phase: entry.step for entry in result.history}
 
 
 def history_table(result: SearchResult) -> Table:

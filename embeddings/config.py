@@ -40,4 +40,6 @@ def first_error(error: ValidationError) -> str:
     """The first problem of a pydantic error, in one line."""
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"]) or "config"
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: there is no such field, got {problem['input']!r}"
     return f"{where}: {problem['msg']}, got {problem['input']!r}"

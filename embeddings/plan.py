@@ -215,7 +215,12 @@ def read_plan_file(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]
         raise ValueError(f"{path} is not JSON ({error}); expected a plan file") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} is not a plan file: expected a JSON object")
-    return value, load_file(str(_arrays_path(path))) if value.get("arrays") else {}
+    if not value.get("arrays"):
+        return value, {}
+    beside = _arrays_path(path)
+    if not beside.is_file():
+        raise ValueError(f"{path} has arrays, but {beside} is not there; a plan is both files")
+    return value, load_file(str(beside))
 
 
 def array_checksum(array: Tensor) -> str:

@@ -111,7 +111,7 @@ def all_method_names() -> list[str]:
 def get_method(name: str) -> Method:
     """The method of that name; raise ``ValueError`` naming what there is."""
     if name not in _METHODS:
-        raise ValueError(f"unknown method {name!r}: there are {', '.join(_METHODS)}")
+        raise ValueError(f"unknown method {name!r}: there are {', '.join(method_names())}")
     return _METHODS[name]
 
 

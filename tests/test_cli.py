@@ -464,3 +464,42 @@ def test_demo_prepares_a_file_of_the_same_name_anew(
     assert len(run(one)) == 3
     with pytest.raises(ValueError, match=r"no file .*missing"):
         demo_settings.run_demo(tmp_path / "demo", tmp_path / "missing")
+
+
+def test_a_search_ends_in_a_plan_that_trains_from_its_start(
+    capsys: Captured, tmp_path: Path
+) -> None:
+    """The command that `search` prints is the one that trains what it found."""
+    from tests.benchmarks.folder import write_folder
+
+    data = write_folder(tmp_path / "data")
+    shape = tmp_path / "shape.toml"
+    shape.write_text("bottom = [16]\ntop = [16, 1]\ndim = 8\nbatch_size = 64\nquiet = true\n")
+    shared = ("--data", data, "--config", shape, "--threads", 1)
+    plan, out = tmp_path / "plan.json", tmp_path / "found"
+    words = ("--method", "magnitude:train.threshold=20", "--budget", "6kB", "--out", out)
+    code, text, err = call(capsys, "search", *shared, *words, "-o", plan)
+    assert code == 0, err
+    assert "which is few" in text
+    assert "Ids kept" in text
+    assert "--epochs 0" in text
+    assert (out / "plans" / "6000.png").is_file()
+    start = tmp_path / "plan.start.safetensors"
+    train = ("train", *shared, "--plan", plan, "--epochs", 0)
+    code, _, err = call(capsys, *train, "--start", start, "--out", tmp_path / "a")
+    assert code == 0, err
+    code, _, err = call(capsys, *train, "--start", shape, "--out", tmp_path / "b")
+    assert code == 1
+    assert "is not a whole safetensors file" in err
+    code, _, err = call(capsys, *train, "--out", tmp_path / "c")
+    assert code == 1
+    assert "epochs is 0 and there is no start" in err
+    for words, message in (
+        (("search", *shared, "--method", "hash", "--budget", "6kB"), "'hash' is a method"),
+        (("search", *shared, "--method", "pep,dnis", "--budget", "6kB"), "one search at a time"),
+        (("plan", "--data", data, "--method", "pep", "--budget", "6kB"), "'pep' is a search"),
+        (("report", out), "no plan of theirs was trained"),
+    ):
+        code, _, err = call(capsys, *words)
+        assert code == 1
+        assert message in err

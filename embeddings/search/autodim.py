@@ -258,7 +258,8 @@ def _fitting(
     if found is None:
         raise ValueError(
             f"autodim: the smallest plan takes {rest + int(costs.min(1).sum()):,} bytes and the "
-            f"budget is {budget_bytes:,} bytes; raise the budget, or offer smaller candidates"
+            f"budget is {budget_bytes:,} bytes; raise the budget, or offer smaller candidates: "
+            f"autodim:candidates=[1,2,4]"
         )
     return found
 

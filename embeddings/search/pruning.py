@@ -133,7 +133,8 @@ def largest_within(
         if low == 0:
             raise ValueError(
                 f"the smallest plan takes {taken:,} bytes and the budget is {budget_bytes:,} "
-                f"bytes; raise the budget, or search more features"
+                f"bytes; raise the budget, or let smaller features be searched too: "
+                f"train.threshold"
             )
         limit = min(limit, estimate(found)) - 1
         high = low - 1

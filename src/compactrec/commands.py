@@ -167,14 +167,15 @@ def train(
 ) -> None:
     """Train one model and test it once.
 
-    Weights are selected on validation rows. A run that was interrupted goes on from its checkpoint.
+    Weights are selected on validation rows. `--epochs 0` scores the weights of `--start` as they
+    are. A run that was interrupted goes on from its checkpoint.
     """
     from compactrec.benchmarks.choices import train_config_for
     from compactrec.benchmarks.runs import quiet_torch
     from compactrec.benchmarks.show import result_table
     from compactrec.benchmarks.train import train as run
 
-    base = options.train_config(data, out, seed)
+    base = options.train_config(data, out, seed, start)
     quiet_torch()
     result = run(train_config_for(base, plan, method, budget))
     _console().print(result_table(result, out))

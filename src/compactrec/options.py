@@ -36,7 +36,7 @@ class TrainOptions:
 
     model: Annotated[str | None, Option(help="Name of the model. [dlrm]", metavar="NAME")] = None
     dim: Dim = None
-    epochs: Annotated[int | None, Option(min=1, help="Passes over the training rows. [1]")] = None
+    epochs: Annotated[int | None, Option(min=0, help="Passes over the training rows. [1]")] = None
     batch_size: Annotated[int | None, Option(min=1, help="Rows per step. [2048]")] = None
     table_learning_rate: Annotated[
         float | None, Option("--table-lr", help="Learning rate of tables. [0.02]")
@@ -67,11 +67,15 @@ class TrainOptions:
         Option(help="TOML file with further fields of the training config; options here win."),
     ] = None
 
-    def train_config(self, data: Path, out: Path, seed: int | None = None) -> TrainConfig:
+    def train_config(
+        self, data: Path, out: Path, seed: int | None = None, start: Path | None = None
+    ) -> TrainConfig:
         """The training config of these options, for full tables."""
         fields = asdict(self)
         file = fields.pop("config")
-        return train_config(file, {**fields, "data": data, "out": out, "seed": seed})
+        return train_config(
+            file, {**fields, "data": data, "out": out, "seed": seed, "start": start}
+        )
 
 
 def with_train_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -249,9 +249,11 @@ def test_state_must_be_json(tmp_path: Path) -> None:
 
 def test_differences_names_what_differs() -> None:
     assert differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4}) == [
-        "a.c is 2 there and 3 here",
         "d is None there and 4 here",
+        "a.c is 2 there and 3 here",
     ]
+    many = differences({}, {name: 1 for name in "abcdefg"})
+    assert many[-2:] == ["e is None there and 1 here", "and 2 more"]
     assert differences(IDENTITY, IDENTITY) == []
 
 

@@ -118,7 +118,7 @@ def test_a_plan_for_small_features_only_is_full(method: str) -> None:
 @each_method
 def test_unknown_options_are_refused(method: str) -> None:
     with pytest.raises(
-        ValueError, match=f"{method}: option no_such: Extra inputs .* options are: "
+        ValueError, match=f"{method}: option no_such: there is no such field.* options are: "
     ):
         make_plan(method, FEATURES, FULL_BYTES, counts=COUNTS, options={"no_such": 1})
 

@@ -65,9 +65,11 @@ def test_config_round_trip(case: Case) -> None:
 def test_config_of_another_version_is_refused(case: Case) -> None:
     for group in case.plan.groups:
         fields = group.config.to_dict()
-        with pytest.raises(ValueError, match=f"{group.config.method}: config version 99 is not kn"):
+        with pytest.raises(ValueError, match=f"{group.config.method}: config version 99 is"):
             config_from_dict(fields | {"version": 99})
-        with pytest.raises(ValueError, match=f"{group.config.method}: no_such_knob: Extra inputs"):
+        with pytest.raises(
+            ValueError, match=f"{group.config.method}: no_such_knob: there is no such field"
+        ):
             config_from_dict(fields | {"no_such_knob": 1})
         with pytest.raises(ValueError, match="unknown method 'no_such': there are full"):
             config_from_dict(fields | {"method": "no_such"})
