@@ -13,7 +13,7 @@ from compactrec.benchmarks.summary import Row, Summary
 from compactrec.benchmarks.texts import estimate_text
 from compactrec.embeddings import get_method, method_names
 
-__all__ = ["derived", "main", "methods_table", "runs_of", "searches_tables", "step_times"]
+__all__ = ["derived", "main", "methods_table", "planted_table", "runs_of", "searches_tables", "step_times"]
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -24,6 +24,7 @@ def derived() -> Iterator[tuple[Path, str, str]]:
     """Every derived part: its file, the name of its section, its content."""
     yield ROOT / "README.md", "methods", methods_table()
     yield ROOT / "docs" / "searches.md", "searches", searches_tables()
+    yield ROOT / "docs" / "searches.md", "planted", planted_table()
     folders = sorted(p.parent for p in RESULTS.glob("*/summary.json") if not _searched(p.parent))
     for name in method_names():
         content = "\n\n".join(filter(None, [runs_of(name, folders), step_times(name)]))
@@ -75,7 +76,8 @@ def _searches_table(folder: Path) -> str:
     summary = Summary.model_validate_json((folder / "summary.json").read_text())
     labels = {row.budget_bytes: row.budget for row in summary.rows if row.budget_bytes}
     budgets = sorted(labels, reverse=True)
-    report = f"[{summary.data.name}](../benchmarks/results/{folder.name}/report.md)"
+    name = folder.name.removeprefix("searches-")
+    report = f"[{name}](../benchmarks/results/{folder.name}/report.md)"
     full = summary.full
     head = f"**{report}**, {len(summary.seeds)} seeds."
     if full is not None:
@@ -108,6 +110,26 @@ def _searches_table(folder: Path) -> str:
             if row.search_time_ratio is not None and row.search_memory_ratio is not None:
                 cost = f"{row.search_time_ratio:.1f}x, {row.search_memory_ratio:.2f}x"
         lines.append(f"| `{method}` |{cells} {cost} |")
+    return "\n".join(lines)
+
+
+def planted_table() -> str:
+    """How the plans of searches compare with a planted answer, as `planted_answer.py` wrote it."""
+    plans = json.loads((RESULTS / "searches-planted" / "answer.json").read_text())["plans"]
+    lines = [
+        "| plan | budget | rank correlation (by seed) | noise keeps | ids without signal keep |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for plan in plans:
+        name, budget = f"`{plan['method']}`", plan["budget"] or "-"
+        if "reason" in plan:
+            lines.append(f"| {name} | {budget} | no plan | - | - |")
+            continue
+        seeds = ", ".join(f"{value:.2f}" for value in plan["rank_correlation_by_seed"])
+        lines.append(
+            f"| {name} | {budget} | {plan['rank_correlation']:.2f} ({seeds}) "
+            f"| {plan['noise_kept']:.0%} | {plan['ids_without_signal_kept']:.0%} |"
+        )
     return "\n".join(lines)
 
 
