@@ -13,7 +13,15 @@ from compactrec.benchmarks.summary import Row, Summary
 from compactrec.benchmarks.texts import estimate_text
 from compactrec.embeddings import get_method, method_names
 
-__all__ = ["derived", "main", "methods_table", "planted_table", "runs_of", "searches_tables", "step_times"]
+__all__ = [
+    "derived",
+    "main",
+    "methods_table",
+    "planted_table",
+    "runs_of",
+    "searches_tables",
+    "step_times",
+]
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
