@@ -13,6 +13,7 @@ from pydantic import JsonValue
 from compactrec.benchmarks.budgets import parse_budget
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.plans import resolve_plan
+from compactrec.benchmarks.start import start_epochs
 from compactrec.data.manifest import Manifest
 from compactrec.embeddings import AnyPlan, get_method, method_names, size
 
@@ -164,7 +165,8 @@ def full_serving_bytes(base: TrainConfig, manifest: Manifest) -> int | None:
 def train_config_for(
     base: TrainConfig, plan: Path | None, method: str | None, budget: str | None
 ) -> TrainConfig:
-    """`base` with either a plan file, or a method and (but for `full`) a budget.
+    """`base` with either a plan file, or a method and (but for `full`) a budget. A start that
+    asks for a number of epochs gets them, unless others are given.
 
     Raises ValueError when both or neither are given, or the method or the budget is not understood.
     """
@@ -175,6 +177,9 @@ def train_config_for(
     if plan is not None:
         if budget is not None:
             raise ValueError("--budget goes with --method; a plan file has its size already")
+        asked = None if base.start is None else start_epochs(base.start)
+        if asked is not None and "epochs" not in base.model_fields_set:
+            base = changed(base, epochs=asked)
         return changed(base, plan=plan, method=None, budget_bytes=None)
     choice = parse_method(method or "")
     num_bytes = None

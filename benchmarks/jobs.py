@@ -14,7 +14,7 @@ from compactrec.benchmarks.budgets import parse_budget
 from compactrec.benchmarks.choices import FULL, MethodChoice, changed, full_serving_bytes
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.plans import plan_bytes, resolve_plan
-from compactrec.benchmarks.start import start_path, start_sha256
+from compactrec.benchmarks.start import start_epochs, start_path, start_sha256
 from compactrec.benchmarks.study import Cell
 from compactrec.data.manifest import Manifest
 from compactrec.embeddings import load_plan
@@ -105,11 +105,13 @@ def _job(
 
 
 def _of_file(cell: Cell, path: Path, base: TrainConfig, manifest: Manifest) -> Job:
-    """A plan file at a budget: it has the size that it has, and its start if that lies beside."""
-    start = start_path(path)
+    """A plan file at a budget: it has the size that it has. If its start lies beside, it is trained
+    from that, as long as the start asks for."""
+    start = start_path(path) if start_path(path).is_file() else None
+    epochs = None if start is None else start_epochs(start)
     config = changed(
-        base, plan=path, start=start if start.is_file() else None, method=None, budget_bytes=None,
-        options={}, quiet=True, keep_model=False,
+        base, plan=path, start=start, epochs=base.epochs if epochs is None else epochs,
+        method=None, budget_bytes=None, options={}, quiet=True, keep_model=False,
     )  # fmt: skip
     plan = resolve_plan(config, manifest)  # raises where it is for other features
     taken = plan_bytes(config, plan).serving_bytes

@@ -34,6 +34,7 @@ from compactrec.benchmarks.result import DataInfo
 from compactrec.benchmarks.search_config import SearchConfig
 from compactrec.benchmarks.search_loop import SearchLoop
 from compactrec.benchmarks.search_result import FoundPlan, SearchResult, finished_search
+from compactrec.benchmarks.start import START_EPOCHS
 from compactrec.benchmarks.train import build_model, click_model
 from compactrec.data.folder import locked
 from compactrec.data.loader import BatchLoader
@@ -41,7 +42,7 @@ from compactrec.data.manifest import Manifest
 from compactrec.embeddings import Feature, size
 from compactrec.embeddings.placing import place
 from compactrec.embeddings.search import Derived, Search, SearchTask, Supernet, Trained, get_search
-from compactrec.embeddings.search.base import parse_search_options
+from compactrec.embeddings.search.base import BudgetTooSmallError, parse_search_options
 
 __all__ = ["search"]
 
@@ -219,7 +220,7 @@ def _derive(run: _Run, trained: Trained, initial: _Initial, budget: int | None) 
     started = time.perf_counter()
     try:
         derived = run.search.derive(trained, budget)
-    except ValueError as error:
+    except BudgetTooSmallError as error:
         return FoundPlan(budget_bytes=budget, reason=str(error))
     serving = size(derived.plan).serving_bytes
     if budget is not None and serving > budget:
@@ -231,7 +232,8 @@ def _derive(run: _Run, trained: Trained, initial: _Initial, budget: int | None) 
     if derived.tables is not None or derived.dense != "fresh":
         start = f"{name}.start.safetensors"
         state = {k: t.contiguous() for k, t in _start_state(run, derived, initial).items()}
-        write_atomically(folder / start, tensors_to_bytes(state))
+        about = None if derived.epochs is None else {START_EPOCHS: str(derived.epochs)}
+        write_atomically(folder / start, tensors_to_bytes(state, about))
     return FoundPlan(
         budget_bytes=budget,
         plan=f"{name}.json",

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from compactrec.benchmarks.budgets import parse_budget
 from compactrec.benchmarks.choices import full_serving_bytes, parse_search
 from compactrec.benchmarks.config import TrainConfig
+from compactrec.benchmarks.schedule import LearningRateSchedule
 from compactrec.data.manifest import Manifest
 from compactrec.embeddings.search import get_search
 from compactrec.embeddings.search.base import parse_search_options
@@ -17,6 +18,7 @@ from compactrec.embeddings.search.base import parse_search_options
 __all__ = ["SearchConfig", "search_config", "search_for"]
 
 _TRAIN = "train."
+_OF_RETRAINING = ("epochs", "patience", "eval_every_steps", "score_test", "start", "plan")
 
 
 class SearchConfig(BaseModel):
@@ -32,7 +34,7 @@ class SearchConfig(BaseModel):
     """Serving bytes to derive plans for; empty is the search's own size."""
     train: TrainConfig
     """Data, folder, seed and model, and how the supernet's weights are trained. The search's phases
-    have epochs of their own."""
+    have epochs and patience of their own; those here are for training the plan."""
     fitness_rows: int | None = Field(default=None, ge=100)
     """Validation rows on which candidates are compared; None is a sixtieth of all training rows
     seen, 1,000 at least, so that 600 candidates cost less than three trainings."""
@@ -52,6 +54,11 @@ class SearchConfig(BaseModel):
             raise ValueError(
                 f"a search runs on the CPU, got device {self.train.device!r}; leave device out: "
                 f"the plan that is found can be trained on any device"
+            )
+        if self.train.embedding_decay or self.train.schedule != LearningRateSchedule():
+            raise ValueError(
+                "a supernet is trained without embedding_decay and schedule; leave them out: "
+                f"{self.search}:train.embedding_decay=0"
             )
         return self
 
@@ -86,6 +93,12 @@ def search_config(
     search = get_search(name)
     fields = {k.removeprefix(_TRAIN): v for k, v in options.items() if k.startswith(_TRAIN)}
     own = {k: v for k, v in options.items() if not k.startswith(_TRAIN)}
+    idle = [f"{_TRAIN}{k}" for k in _OF_RETRAINING if k in fields]
+    if idle:
+        raise ValueError(
+            f"{name}: {', '.join(idle)} would do nothing in a search, whose phases have epochs and "
+            f"patience of their own; see 'compactrec methods' for its options"
+        )
     fitness_rows = own.pop("fitness_rows", None)
     shared = {
         **dict(base), "plan": None, "method": "full", "budget_bytes": None, "options": {},

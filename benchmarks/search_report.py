@@ -21,9 +21,15 @@ FEW_STEPS = 100
 
 
 def report_search(
-    result: SearchResult, data: Path, out: Path, plan: Path | None, console: Console
+    result: SearchResult,
+    data: Path,
+    out: Path,
+    plan: Path | None,
+    console: Console,
+    words: str = "",
 ) -> None:
     """Print what ``out`` holds, draw every plan beside its file, and copy the one plan to ``plan``.
+    ``words`` are options of the model that training the plan needs as well.
 
     Raises:
         ValueError: no budget has a plan.
@@ -40,7 +46,7 @@ def report_search(
         console.print(found_table(figures, found, f"{out / found.plan}: {title}"))
         picture = (out / found.plan).with_suffix(".png")
         draw_plan(figures, picture, title, serving_bytes=found.serving_bytes)
-        console.print(_next(found, data, out, plan, picture), soft_wrap=True)
+        console.print(_next(found, data, out, plan, picture, words), soft_wrap=True)
         if plan is not None:
             _copy(found, out, plan)
     console.print(
@@ -106,7 +112,9 @@ def _copy(found: FoundPlan, out: Path, plan: Path) -> None:
         copy_atomically(out / found.start, start_path(plan))
 
 
-def _next(found: FoundPlan, data: Path, out: Path, plan: Path | None, picture: Path) -> str:
+def _next(
+    found: FoundPlan, data: Path, out: Path, plan: Path | None, picture: Path, more: str
+) -> str:
     """The picture's place and the command that trains the plan."""
     assert found.plan is not None
     place = plan or out / found.plan
@@ -115,6 +123,8 @@ def _next(found: FoundPlan, data: Path, out: Path, plan: Path | None, picture: P
         words.append(f"--start {start_path(place) if plan else out / found.start}")
     if found.epochs is not None:
         words.append(f"--epochs {found.epochs}")
+    if more:
+        words.append(more)
     return f"picture: {picture}\ntrain it: {' '.join(words)} --out runs/{result_name(found)}"
 
 

@@ -124,4 +124,11 @@ def finished_search(folder: Path, identity: Mapping[str, Any]) -> SearchResult |
             f"{folder} holds the result of another search: {'; '.join(found)}. Choose another "
             f"folder"
         )
+    lost = [f.plan for f in result.found if f.plan and not (folder / f.plan).is_file()]
+    lost += [f.start for f in result.found if f.start and not (folder / f.start).is_file()]
+    if lost:
+        raise ValueError(
+            f"{folder} holds a finished search whose files {lost} are gone; restore them, or "
+            f"remove {SEARCH_NAME} there to search again"
+        )
     return result

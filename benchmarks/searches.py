@@ -72,7 +72,10 @@ def _placed(
     budgets = tuple(job.cell.budget_bytes for job in jobs if job.cell.budget_bytes is not None)
     job_config = jobs[0].config
     assert job_config is not None
-    config = search_config(choice.name, choice.options, budgets, changed(job_config, seed=seed))
+    config = search_config(
+        choice.name, choice.options, budgets, changed(job_config, seed=seed),
+        given=base.model_fields_set,
+    )  # fmt: skip
     decides = {"config": config.resolved(), "data": manifest.sha256()}
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:10]
     out = base.out / "searches" / f"{plain(choice.text)}_seed{seed}_{digest}"

@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
 from compactrec.data.manifest import file_sha256
 
-__all__ = ["load_start", "start_path", "start_sha256"]
+__all__ = ["START_EPOCHS", "load_start", "start_epochs", "start_path", "start_sha256"]
+
+START_EPOCHS = "epochs"
+"""Key of the file's metadata: how many epochs whoever made the start asks for."""
 
 
 def start_path(plan: Path) -> Path:
@@ -32,6 +35,20 @@ def start_sha256(path: Path | None) -> str | None:
             f"start {path} is not a file; give a safetensors file with the state dict of the model"
         )
     return file_sha256(path)
+
+
+def start_epochs(path: Path) -> int | None:
+    """Epochs that a search asks for with its start, 0 to serve it as it is; None where it does not.
+
+    Raises:
+        ValueError: the file is no safetensors file.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            asked = (file.metadata() or {}).get(START_EPOCHS)
+    except SafetensorError as error:
+        raise ValueError(f"start {path} is not a whole safetensors file ({error})") from error
+    return None if asked is None else int(asked)
 
 
 def load_start(model: nn.Module, path: Path) -> None:

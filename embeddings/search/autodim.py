@@ -38,6 +38,8 @@ from compactrec.embeddings.placing import logical_table
 from compactrec.embeddings.plan import Group, Plan
 from compactrec.embeddings.registry import Assignments
 from compactrec.embeddings.search.base import (
+    DENSE_ADAM,
+    BudgetTooSmallError,
     Derived,
     Phase,
     Search,
@@ -256,7 +258,7 @@ def _fitting(
     rest = sum(_bytes(f, FullConfig()) for f in task.features if f.name not in task.searched)
     found = best_choices(scores, costs, budget_bytes - rest)
     if found is None:
-        raise ValueError(
+        raise BudgetTooSmallError(
             f"autodim: the smallest plan takes {rest + int(costs.min(1).sum()):,} bytes and the "
             f"budget is {budget_bytes:,} bytes; raise the budget, or offer smaller candidates: "
             f"autodim:candidates=[1,2,4]"
@@ -286,9 +288,6 @@ register_search(
         options=AutoDimOptions,
         supernet=AutoDimSupernet,
         derive=derive_autodim,
-        training={
-            "table_optimizer": "adam", "table_learning_rate": 0.001, "table_decay": 1e-5,
-            "decay_mode": "dense_coupled",
-        },
+        training=DENSE_ADAM,
     )
 )  # fmt: skip

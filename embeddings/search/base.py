@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from compactrec.embeddings.search.supernet import Supernet
 
 __all__ = [
+    "DENSE_ADAM",
+    "BudgetTooSmallError",
     "Derived",
     "Phase",
     "Rows",
@@ -40,6 +42,17 @@ __all__ = [
     "register_search",
     "search_names",
 ]
+
+DENSE_ADAM: Mapping[str, JsonValue] = {
+    "table_optimizer": "adam", "table_learning_rate": 0.001, "table_decay": 1e-5,
+    "decay_mode": "dense_coupled",
+}  # fmt: skip
+"""How the supernets of the papers are trained: a decay that reaches every row in every step."""
+
+
+class BudgetTooSmallError(ValueError):
+    """No plan of a search is so small; the text names the smallest possible bytes. An outcome of a
+    search, where any other ``ValueError`` of ``derive`` is its failure."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +161,7 @@ class Search:
     supernet: Callable[[SearchTask], "Supernet"]
     derive: Callable[[Trained, int | None], Derived]
     """Pure: the same state and budget give the same plan. Serving bytes are at most the budget;
-    None is the search's own size. ``ValueError`` names the smallest possible bytes."""
+    None is the search's own size. ``BudgetTooSmallError`` where there is no such plan."""
     training: Mapping[str, JsonValue] = field(default_factory=dict)
     """Fields of the training config that the supernet is trained with unless a person says
     otherwise: optimizer, rates, decay."""

@@ -29,6 +29,7 @@ from compactrec.embeddings.gated import Gate, GatedConfig
 from compactrec.embeddings.placing import logical_table
 from compactrec.embeddings.plan import Group, Plan
 from compactrec.embeddings.search.base import (
+    DENSE_ADAM,
     Derived,
     Phase,
     Search,
@@ -206,6 +207,11 @@ def _notes(supernet: DnisSupernet, masks: Masks) -> dict[str, JsonValue]:
 
 
 def _blocks(task: SearchTask, options: DnisOptions) -> dict[str, FeatureBlocks]:
+    if task.budgets and (options.ratio is not None or options.threshold is not None):
+        raise ValueError(
+            "dnis: ratio and threshold say how much is dropped, and so does a budget; leave the "
+            "budget or the option out"
+        )
     for feature in task.searched_features:
         counted = len(task.counts[feature.name]) if feature.name in task.counts else None
         if feature.num_ids is None or counted != feature.num_ids:
@@ -261,13 +267,6 @@ register_search(
         options=DnisOptions,
         supernet=DnisSupernet,
         derive=derive,
-        training={
-            "table_optimizer": "adam",
-            "table_learning_rate": 0.001,
-            "dense_optimizer": "adam",
-            "dense_learning_rate": 0.001,
-            "table_decay": 1e-5,
-            "decay_mode": "dense_coupled",
-        },
+        training={**DENSE_ADAM, "dense_optimizer": "adam", "dense_learning_rate": 0.001},
     )
 )

@@ -21,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from compactrec.embeddings.search.base import BudgetTooSmallError
+
 __all__ = ["Budget", "EvolutionOptions", "Evolved", "evolve"]
 
 Genes = NDArray[np.int64]
@@ -98,7 +100,7 @@ def evolve(
         )
     if budget is not None and not budget.fits(np.ones(num_genes, dtype=np.int64)):
         smallest = budget.of(np.ones(num_genes, dtype=np.int64))
-        raise ValueError(
+        raise BudgetTooSmallError(
             f"the smallest widths take {smallest:,} bytes, of which {budget.rest:,} are not "
             f"searched, and the budget is {budget.limit:,}; raise the budget"
         )

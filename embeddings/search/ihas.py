@@ -35,6 +35,8 @@ from compactrec.embeddings.routers import (
     build_router,
 )
 from compactrec.embeddings.search.base import (
+    DENSE_ADAM,
+    BudgetTooSmallError,
     Derived,
     Phase,
     Search,
@@ -232,8 +234,8 @@ def derive_ihas(trained: Trained, budget: int | None) -> Derived:
             masks = largest_within(
                 masks_of, lambda m: size(plan(m)).serving_bytes, plan, means.numel(), budget
             )
-        except ValueError as error:
-            raise ValueError(
+        except BudgetTooSmallError as error:
+            raise BudgetTooSmallError(
                 f"ihas: {error}; or ask for fewer clusters, or for tables='shared'"
             ) from None
     return Derived(plan(masks), notes=_notes(trained, net, routing, means, masks))
@@ -332,5 +334,6 @@ register_search(
         options=IhasOptions,
         supernet=IhasSupernet,
         derive=derive_ihas,
+        training=DENSE_ADAM,
     )
 )

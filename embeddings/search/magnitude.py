@@ -14,6 +14,7 @@ from torch import Tensor
 from compactrec.embeddings.budget import full_plan
 from compactrec.embeddings.placing import logical_table
 from compactrec.embeddings.search.base import (
+    DENSE_ADAM,
     Derived,
     Phase,
     Search,
@@ -92,10 +93,7 @@ register_search(
         options=MagnitudeOptions,
         supernet=MagnitudeSupernet,
         derive=derive_magnitude,
-        training={
-            "table_optimizer": "adam", "table_learning_rate": 0.001, "table_decay": 1e-5,
-            "decay_mode": "dense_coupled",
-        },
+        training=DENSE_ADAM,
         baseline=True,
     )
 )  # fmt: skip

@@ -34,6 +34,8 @@ from compactrec.embeddings.placing import logical_table
 from compactrec.embeddings.plan import Group, Plan
 from compactrec.embeddings.pruned import pruned_assignment, pruned_bytes
 from compactrec.embeddings.search.base import (
+    DENSE_ADAM,
+    BudgetTooSmallError,
     Derived,
     Phase,
     Search,
@@ -81,6 +83,11 @@ class OptEmbedSupernet(Supernet):
 
     def __init__(self, task: SearchTask) -> None:
         self.options: OptEmbedOptions = task.options
+        if self.options.strict_official and task.budgets:
+            raise ValueError(
+                "optembed: strict_official is the published code, which knows no budget; leave the "
+                "budget or strict_official out"
+            )
         rows = self.options.variant != "D"
         searched = torch.tensor([f.name in task.searched for f in task.features])
         groups = tuple(
@@ -242,7 +249,7 @@ def _cut(task: SearchTask, margins: dict[str, Tensor], budget_bytes: int | None)
 def _check_budget(smallest: int, budget_bytes: int | None) -> None:
     """Rows alone were cut as far as the budget asks, to none at last."""
     if budget_bytes is not None and smallest > budget_bytes:
-        raise ValueError(
+        raise BudgetTooSmallError(
             f"optembed: without any searched row the plan still takes {smallest:,} bytes and the "
             f"budget is {budget_bytes:,}; raise the budget, or search more features"
         )
@@ -325,9 +332,6 @@ register_search(
         options=OptEmbedOptions,
         supernet=OptEmbedSupernet,
         derive=derive_optembed,
-        training={
-            "table_optimizer": "adam", "table_learning_rate": 0.001, "table_decay": 1e-5,
-            "decay_mode": "dense_coupled",
-        },
+        training=DENSE_ADAM,
     )
 )  # fmt: skip

@@ -32,6 +32,7 @@ from compactrec.embeddings.full import FullConfig
 from compactrec.embeddings.placing import logical_table
 from compactrec.embeddings.plan import Group, Plan
 from compactrec.embeddings.search.base import (
+    DENSE_ADAM,
     Derived,
     Phase,
     Search,
@@ -259,9 +260,6 @@ register_search(
         options=PepOptions,
         supernet=PepSupernet,
         derive=derive_pep,
-        training={
-            "table_optimizer": "adam", "table_learning_rate": 0.001, "table_decay": 1e-5,
-            "decay_mode": "dense_coupled",
-        },
+        training=DENSE_ADAM,
     )
 )  # fmt: skip

@@ -19,7 +19,7 @@ from compactrec.embeddings.feature import Feature
 from compactrec.embeddings.full import FullConfig
 from compactrec.embeddings.plan import AnyPlan, Group, Plan
 from compactrec.embeddings.registry import Assignments
-from compactrec.embeddings.search.base import SearchTask
+from compactrec.embeddings.search.base import BudgetTooSmallError, SearchTask
 from compactrec.embeddings.size import size
 from compactrec.embeddings.sizing import assignment_bytes
 from compactrec.embeddings.sparse import sparse_assignment, sparse_bytes
@@ -131,7 +131,7 @@ def largest_within(
         if taken <= budget_bytes:
             return found
         if low == 0:
-            raise ValueError(
+            raise BudgetTooSmallError(
                 f"the smallest plan takes {taken:,} bytes and the budget is {budget_bytes:,} "
                 f"bytes; raise the budget, or let smaller features be searched too: "
                 f"train.threshold"

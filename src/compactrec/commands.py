@@ -186,7 +186,10 @@ def train(
 def search(
     data: Data,
     method: Annotated[str, Option(help="Search, with options: dnis:structure=structured.")],
-    budget: Annotated[list[str], Option(help=BUDGET + " Several: 1/4,1/16.")],
+    budget: Annotated[
+        list[str] | None,
+        Option(help=BUDGET + " Several: 1/4,1/16. [the search's own size]"),
+    ] = None,
     out: Annotated[Path, Option(help="Folder of the search.")] = Path("runs/search"),
     plan: Annotated[
         Path | None, Option("--plan", "-o", help="Where to put the plan too, for one budget.")
@@ -210,12 +213,12 @@ def search(
             "a search has epochs of its own for each phase; leave --epochs out and set them as "
             "options of the method, see 'compactrec methods'"
         )
-    budgets = listed(budget)
-    if plan is not None and len(budgets) != 1:
+    budgets = listed(budget or [])
+    if plan is not None and len(budgets) > 1:
         raise ValueError(f"-o takes the plan of one budget, got {len(budgets)}: {budgets}")
     base = options.train_config(data, out, seed)
     result = run(search_for(base, method, budgets))
-    report_search(result, data, out, plan, _console())
+    report_search(result, data, out, plan, _console(), options.model_words())
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -75,6 +76,13 @@ class TrainOptions:
         file = fields.pop("config")
         return train_config(
             file, {**fields, "data": data, "out": out, "seed": seed, "start": start}
+        )
+
+    def model_words(self) -> str:
+        """The options that decide which model is trained, as they stand on a command line."""
+        given = {"config": self.config, "model": self.model, "dim": self.dim}
+        return shlex.join(
+            word for k, v in given.items() if v is not None for word in (f"--{k}", str(v))
         )
 
 

@@ -13,6 +13,7 @@ from compactrec.embeddings import FullConfig, Group, Plan, full_plan, size
 from compactrec.embeddings.placing import logical_table
 from compactrec.embeddings.pruned import pruned_assignment
 from compactrec.embeddings.search import Derived, Losses, Phase, Search, SearchTask, Trained
+from compactrec.embeddings.search.base import BudgetTooSmallError
 from compactrec.embeddings.search.supernet import Supernet
 
 __all__ = ["TOY", "ToyOptions", "ToySupernet"]
@@ -125,7 +126,7 @@ def derive(trained: Trained, budget: int | None) -> Derived:
         if budget is None or size(plan).serving_bytes <= budget:
             break
     else:
-        raise ValueError(f"toy: the smallest plan takes {size(plan).serving_bytes:,} bytes")
+        raise BudgetTooSmallError(f"toy: smallest plan takes {size(plan).serving_bytes:,} bytes")
     masks = torch.stack(
         [
             torch.ones(len(task.features), task.dim),
