@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from compactrec import __version__, cli
 from compactrec.benchmarks import demo as demo_settings
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.result import Result
+from compactrec.benchmarks.search_result import SearchResult
 from compactrec.benchmarks.study import CompareFile
 from compactrec.embeddings import get_method, method_names
 from compactrec.embeddings.search import get_search, search_names
@@ -503,3 +505,26 @@ def test_a_search_ends_in_a_plan_that_trains_from_its_start(
         code, _, err = call(capsys, *words)
         assert code == 1
         assert message in err
+
+
+@pytest.mark.parametrize("method", ["dnis", "dnis:retrain=prune_then_masked_finetune", "optembed"])
+def test_the_printed_command_trains_what_was_found(
+    capsys: Captured, tmp_path: Path, method: str
+) -> None:
+    """Word by word, but for the folder of the run."""
+    data, out = write_folder(tmp_path / "data"), tmp_path / "found"
+    words = ("--method", f"{method}:train.threshold=20", "--budget", "12kB", "--out", out)
+    code, text, err = call(capsys, "search", "--data", data, *words, "--threads", 1)
+    assert code == 0, err
+    (line,) = re.findall(r"^train it: compactrec (train .*)$", text, re.MULTILINE)
+    printed = shlex.split(line)
+    assert printed[-2:] == ["--out", "runs/searched-12000"]
+    run = tmp_path / "run"
+    code, _, err = call(capsys, *printed[:-1], run)
+    assert code == 0, err
+    found, result = SearchResult.load(out).found[0], Result.load(run)
+    assert result.bytes.serving_bytes == found.serving_bytes <= 12_000
+    assert result.plan == json.loads((out / str(found.plan)).read_text())
+    assert found.start is not None
+    assert result.start_sha256 is not None
+    assert result.num_steps == (0 if found.epochs == 0 else 1)

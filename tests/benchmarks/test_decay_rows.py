@@ -55,11 +55,24 @@ def test_under_dense_adam_unseen_rows_die(rate: float, decay: float) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("optimizer", "rate", "decay"),
+    [("sgd", 0.01, 0.2), ("adagrad", 3e-4, 1e-5), ("rowwise_adagrad", 3e-4, 1e-5)],
+)
+def test_under_fused_dense_decay_unseen_rows_die(optimizer: str, rate: float, decay: float) -> None:
+    """SGD shrinks them by the decay alone; Adagrad scales its gradient up, as Adam does."""
+    toy = Toy("fused", optimizer, "dense_coupled", rate, decay)
+    assert float(toy.steps(10_000).abs().max()) < 1e-9
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("engine", "optimizer"), KINDS)
 def test_under_touched_rows_unseen_rows_live(engine: str, optimizer: str) -> None:
-    toy = Toy(engine, optimizer, "touched_rows", 3e-4, 1e-3)
-    count = 10_000 if optimizer == "adam" else 500
-    assert torch.equal(toy.steps(count), torch.full((48,), START).float().double())
+    """With a decay that would kill them; see above."""
+    decay = 0.2 if optimizer == "sgd" else 1e-3
+    rate = 0.01 if optimizer == "sgd" else 3e-4
+    toy = Toy(engine, optimizer, "touched_rows", rate, decay)
+    assert torch.equal(toy.steps(10_000), torch.full((48,), START).float().double())
 
 
 @pytest.mark.slow

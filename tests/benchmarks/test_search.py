@@ -142,7 +142,7 @@ def test_rows_of_the_test_split_are_refused(data: Path, tmp_path: Path) -> None:
 
 
 def test_the_architecture_moves_as_its_phase_says(
-    data: Path, tmp_path: Path, supernets: list[ToySupernet], monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[str, torch.Tensor]] = []
     real = ToySupernet.after_step
@@ -161,7 +161,6 @@ def test_the_architecture_moves_as_its_phase_says(
     searched = [0, 2]  # C1 and C3; C2 has 7 ids
     assert not torch.equal(moved[-1][searched], warm[0][searched])
     assert torch.equal(moved[-1][1], warm[0][1])
-    assert not any(supernets[0].grad_at_step), "a training batch gave the architecture a gradient"
 
 
 def test_an_epoch_may_end_with_the_shorter_loader(

@@ -59,7 +59,6 @@ class ToySupernet(Supernet):
         super().__init__(task, full_plan(task.features), (warm, phase), gates)
         self.gates = gates
         self.asked: list[str] = []
-        self.grad_at_step: list[bool] = []
 
     def architecture_parameters(self) -> list[nn.Parameter]:
         return [self.gates.gate]
@@ -82,7 +81,6 @@ class ToySupernet(Supernet):
 
     def after_step(self, phase: Phase) -> None:
         self.asked.append(phase.name)
-        self.grad_at_step.append(self.gates.gate.grad is not None)
 
     def penalty(self) -> Tensor:
         return 1e-3 * self.gates.gate.sum()

@@ -18,10 +18,8 @@ Example = tuple[KeyedJaggedTensor, Tensor]
 
 @dataclass
 class Spy:
-    """What moved, step by step."""
+    """What was done, step by step."""
 
-    architecture_moved_by_weights: int = 0
-    weights_moved_by_architecture: int = 0
     steps: dict[str, list[str]] = field(default_factory=dict)
     """By phase, ``w`` and ``a`` in the order in which the steps were made."""
     validated: list[int] = field(default_factory=list)
@@ -61,17 +59,14 @@ def run(
         steps = spy.steps.setdefault(phase.name, [])
         for _ in range(phase.epochs):
             for batch, (number, validating) in _pairs(phase, train, validation):
-                before = [p.detach().clone() for p in architecture]
                 moves.zero_grad()
                 _loss(supernet, head, batch).backward()
                 for p in architecture:
                     p.grad = None
                 moves.step()
                 steps.append("w")
-                spy.architecture_moved_by_weights += not _same(architecture, before)
                 if phase.architecture == "validation":
                     assert optimizer is not None
-                    before = [w.detach().clone() for w in weights]
                     losses = Losses(
                         train=lambda batch=batch: _loss(supernet, head, batch),  # type: ignore[misc]
                         validation=lambda v=validating: _loss(supernet, head, v),  # type: ignore[misc]
@@ -86,7 +81,6 @@ def run(
                     supernet.after_architecture_step()
                     steps.append("a")
                     spy.validated.append(number)
-                    spy.weights_moved_by_architecture += not _same(weights, before)
                     low = min(float(p.detach().min()) for p in architecture)
                     high = max(float(p.detach().max()) for p in architecture)
                     spy.bounds = (min(spy.bounds[0], low), max(spy.bounds[1], high))
@@ -117,7 +111,3 @@ def _loss(supernet: Supernet, head: nn.Module, batch: Example) -> Tensor:
     features, labels = batch
     logits = head(supernet(features).values())[:, 0]
     return nn.functional.binary_cross_entropy_with_logits(logits, labels)
-
-
-def _same(tensors: Sequence[Tensor], before: Sequence[Tensor]) -> bool:
-    return all(torch.equal(t.detach(), b) for t, b in zip(tensors, before, strict=True))
