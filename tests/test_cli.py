@@ -497,7 +497,7 @@ def test_a_search_ends_in_a_plan_that_trains_from_its_start(
     assert code == 1
     assert "epochs is 0 and there is no start" in err
     for words, message in (
-        (("search", *shared, "--method", "hash", "--budget", "6kB"), "'hash' is a method"),
+        (("search", *shared, "--method", "full", "--budget", "6kB"), "'full' is a method"),
         (("search", *shared, "--method", "pep,dnis", "--budget", "6kB"), "one search at a time"),
         (("plan", "--data", data, "--method", "pep", "--budget", "6kB"), "'pep' is a search"),
         (("report", out), "no plan of theirs was trained"),
