@@ -1,10 +1,13 @@
 """The evolution: what it must never do, and what the published code does."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from compactrec.embeddings.search import evolution
 from compactrec.embeddings.search.evolution import Budget, EvolutionOptions, Evolved, evolve
 
 NUM_GENES, DIM = 39, 64
@@ -50,17 +53,29 @@ def test_candidates_are_judged_together_and_never_twice() -> None:
     assert len({g.tobytes() for g in toy.asked}) == len(toy.asked) == found.num_judged <= 600
 
 
-def test_every_generation_has_as_many_candidates() -> None:
-    sizes = []
+class Counting(evolution._Judge):
+    """Notes how many candidates every generation has, those already judged among them."""
 
-    def fitness(genes: np.ndarray) -> np.ndarray:
-        sizes.append(len(genes))
-        return np.random.default_rng(len(sizes)).random(len(genes))
+    sizes: ClassVar[list[int]] = []
 
-    options = EvolutionOptions(generations=5, mutation_probability=1.0, num_crossovers=4)
-    evolve(fitness, NUM_GENES, DIM, options, np.random.default_rng(0))
-    assert sizes[0] == 14
-    assert all(size <= 14 for size in sizes)
+    def __call__(self, population: list[np.ndarray]) -> np.ndarray:
+        self.sizes.append(len(population))
+        return super().__call__(population)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize(("mutations", "crossovers", "parents"), [(10, 4, 15), (3, 9, 2)])
+def test_every_generation_has_as_many_candidates(
+    strict: bool, mutations: int, crossovers: int, parents: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evolution, "_Judge", Counting)
+    monkeypatch.setattr(Counting, "sizes", [])
+    found = run(
+        0, generations=7, num_mutations=mutations, num_crossovers=crossovers, num_parents=parents,
+        strict_official=strict,
+    )[1]  # fmt: skip
+    assert Counting.sizes == [mutations + crossovers] * 7
+    assert found.num_judged <= 7 * (mutations + crossovers)
 
 
 def test_an_easy_optimum_is_reached() -> None:
