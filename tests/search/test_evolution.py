@@ -86,18 +86,43 @@ def test_an_easy_optimum_is_reached() -> None:
     assert np.array_equal(found.best, toy.target)
 
 
-def test_parents_are_not_mutated() -> None:
-    """The published code writes into the parent, and so into the best one it remembers."""
-    kept: list[np.ndarray] = []
-    given_: list[np.ndarray] = []
+def test_a_child_shares_nothing_with_its_parents() -> None:
+    rng = np.random.default_rng(0)
+    one, other = rng.integers(1, DIM + 1, (2, NUM_GENES))
+    before = one.copy(), other.copy()
+    mutated = evolution._mutated(one, DIM, EvolutionOptions(mutation_probability=1.0), rng)
+    crossed = evolution._crossed(one, other, rng)
+    single = evolution._crossed(one[:1], other[:1], rng)
+    smaller = evolution._fitting(one, DIM, Budget(np.tile(np.arange(DIM), (NUM_GENES, 1)), 100), rng)
+    for child in (mutated, crossed, single, smaller):
+        assert not np.array_equal(child, one[: len(child)]) or child is single
+        child[:] = 0
+    assert np.array_equal(one, before[0])
+    assert np.array_equal(other, before[1])
+
+
+@pytest.mark.parametrize("budget", [None, 20_000])
+def test_parents_are_not_mutated(budget: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutation comes first, so what is crossed shows whether it wrote into a parent."""
+    judged: set[bytes] = set()
+    parents: list[np.ndarray] = []
 
     def fitness(genes: np.ndarray) -> np.ndarray:
-        given_.append(genes)
-        kept.append(genes.copy())
+        judged.update(g.tobytes() for g in genes)
         return -genes.sum(1).astype(float)
 
-    evolve(fitness, NUM_GENES, DIM, EvolutionOptions(generations=6), np.random.default_rng(0))
-    assert all(np.array_equal(a, b) for a, b in zip(given_, kept, strict=True))
+    def crossed(one: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        parents.extend([one.copy(), other.copy()])
+        return original(one, other, rng)
+
+    original = evolution._crossed
+    monkeypatch.setattr(evolution, "_crossed", crossed)
+    costs = np.tile(np.arange(1, DIM + 1) * 10, (NUM_GENES, 1))
+    limit = None if budget is None else Budget(costs, budget)
+    options = EvolutionOptions(generations=6)
+    evolve(fitness, NUM_GENES, DIM, options, np.random.default_rng(0), limit)
+    assert len(parents) == 2 * 6 * 10
+    assert all(parent.tobytes() in judged for parent in parents)
 
 
 def test_the_published_code_saves_what_it_did_not_judge() -> None:
