@@ -104,9 +104,19 @@ def test_low_thresholds_keep_all_and_high_ones_leave_nothing() -> None:
 
 def test_thresholds_move_by_the_task_and_by_their_own_optimizer() -> None:
     net = supernet(threshold_learning_rate=0.5)
-    assert isinstance(net.architecture_optimizer(), torch.optim.SGD)
+    optimizer = net.architecture_optimizer()
+    assert isinstance(optimizer, torch.optim.SGD)
+    thresholds = net.architecture_parameters()
+    before = [t.detach().clone() for t in thresholds]
     net(batch_of()).values().square().sum().backward()
-    assert all(float(t.grad.abs()) > 0 for t in net.architecture_parameters() if t.grad is not None)
+    gradients = [t.grad for t in thresholds]
+    optimizer.step()
+    assert len(thresholds) == len(SEARCHED)
+    for old, new, gradient in zip(before, thresholds, gradients, strict=True):
+        assert gradient is not None
+        assert float(gradient.abs()) > 0
+        torch.testing.assert_close(new.detach(), old - 0.5 * gradient)
+        assert not torch.equal(new.detach(), old)
     assert [p.architecture for p in net.phases] == ["train"]
 
 
