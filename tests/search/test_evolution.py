@@ -95,7 +95,6 @@ def test_a_child_shares_nothing_with_its_parents() -> None:
     single = evolution._crossed(one[:1], other[:1], rng)
     smaller = evolution._fitting(one, DIM, Budget(np.tile(np.arange(DIM), (NUM_GENES, 1)), 100), rng)
     for child in (mutated, crossed, single, smaller):
-        assert not np.array_equal(child, one[: len(child)]) or child is single
         child[:] = 0
     assert np.array_equal(one, before[0])
     assert np.array_equal(other, before[1])
@@ -125,19 +124,78 @@ def test_parents_are_not_mutated(budget: int | None, monkeypatch: pytest.MonkeyP
     assert all(parent.tobytes() in judged for parent in parents)
 
 
-def test_the_published_code_saves_what_it_did_not_judge() -> None:
-    """On this toy the saved candidate is not what was logged, and is worse."""
-    logged, saved, fixed = [], [], []
-    for seed in range(20):
-        toy, official = run(seed, strict_official=True)
-        logged.append(official.fitness)
-        saved.append(float(toy.score(official.best)[0]))
-        fixed.append(run(seed)[1].fitness)
-    assert all(s != f for s, f in zip(saved, logged, strict=True))
-    assert np.mean([s < f for s, f in zip(saved, logged, strict=True)]) > 0.9
-    assert np.mean(logged) == pytest.approx(-443, abs=30)
-    assert np.mean(saved) == pytest.approx(-551, abs=40)
-    assert np.mean(fixed) > np.mean(logged) + 30
+class Sorting(evolution._Judge):
+    """Sorts what it judges, so that the published code logs the best score, not the first."""
+
+    def __call__(self, population: list[np.ndarray]) -> np.ndarray:
+        scores = super().__call__(population)
+        order = np.argsort(-scores, kind="stable")
+        population[:] = [population[i] for i in order]
+        return scores[order]
+
+
+def cut_at_a_width(one: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The published cut, in 1 .. D."""
+    cut = rng.integers(1, DIM + 1)
+    return np.concatenate([one[:cut], other[cut:]])
+
+
+LOGGED, SAVED = (-422, 14), (-537, 22)
+COPIES = (-359, 14)
+COPIES_AND_CUTS = (-332, 13)
+"""Means of 200 runs of a simulation by others, and three standard errors of the difference to 100
+of ours: ``3 s sqrt(1 / 200 + 1 / 100)``, s about 38, 60, 37 and 35. Neighbours are further apart.
+They log the best score of a population and take the best 11 as parents."""
+
+
+def means(**options: object) -> tuple[float, float, float]:
+    """Over 100 runs: what is logged, the fitness of what is saved, how often they differ."""
+    logged, saved = [], []
+    for seed in range(100):
+        toy, found = run(seed, **options)
+        logged.append(found.fitness)
+        saved.append(float(toy.score(found.best)[0]))
+    differ = np.mean([s != f for s, f in zip(saved, logged, strict=True)])
+    return float(np.mean(logged)), float(np.mean(saved)), float(differ)
+
+
+def near(value: float, expected: tuple[float, float]) -> bool:
+    return abs(value - expected[0]) <= expected[1]
+
+
+def test_copies_and_cuts_of_the_fixed_code_have_the_simulated_fitness() -> None:
+    logged, saved, differ = means(num_parents=11)
+    assert near(logged, COPIES_AND_CUTS), logged
+    assert (saved, differ) == (logged, 0.0)
+
+
+def test_copies_without_cuts_have_the_simulated_fitness(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No option cuts in 1 .. D and copies; the published cut is put in."""
+    monkeypatch.setattr(evolution, "_crossed", cut_at_a_width)
+    logged, saved, differ = means(num_parents=11)
+    assert near(logged, COPIES), logged
+    assert (saved, differ) == (logged, 0.0)
+
+
+def test_the_published_code_saves_what_it_did_not_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On this toy the saved candidate is not what was logged, and is worse. The simulation sorts
+    scores, which no option does with ``strict_official``; a judge that sorts is put in."""
+    monkeypatch.setattr(evolution, "_Judge", Sorting)
+    logged, saved, differ = means(strict_official=True)
+    assert near(logged, LOGGED), logged
+    assert near(saved, SAVED), saved
+    assert differ >= 0.97
+    monkeypatch.undo()
+    unsorted_, saved_unsorted, differ = means(strict_official=True)
+    assert unsorted_ < logged - 10, "the first score of an unsorted list is seldom the best"
+    assert saved_unsorted < unsorted_ - 60
+    assert differ >= 0.97
+
+
+def test_fifteen_parents_are_slower_than_eleven_here_and_better_than_the_published_code() -> None:
+    """The documented number, our default, selects less in 30 generations."""
+    fixed = means()[0]
+    assert means(strict_official=True)[0] + 30 < fixed < means(num_parents=11)[0] - 20
 
 
 def test_the_published_code_logs_the_first_score_of_an_unsorted_list() -> None:
