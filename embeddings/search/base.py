@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from torch import Tensor
 
 from compactrec.embeddings.config import first_error
@@ -33,6 +33,7 @@ __all__ = [
     "Phase",
     "Rows",
     "Search",
+    "SearchOptions",
     "SearchTask",
     "Trained",
     "get_search",
@@ -40,6 +41,12 @@ __all__ = [
     "register_search",
     "search_names",
 ]
+
+
+class SearchOptions(BaseModel):
+    """Base of every search's options: frozen, no unknown names, no NaN and nothing infinite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
@@ -144,7 +151,7 @@ class Search:
     title: str
     paper: str
     formula: str
-    options: type[BaseModel]
+    options: type[SearchOptions]
     supernet: Callable[[SearchTask], "Supernet"]
     derive: Callable[[Trained, int | None], Derived]
     """Pure: the same state and budget give the same plan. Serving bytes are at most the budget;
@@ -181,7 +188,7 @@ def get_search(name: str) -> Search:
     return _SEARCHES[name]
 
 
-def parse_search_options(search: Search, options: Mapping[str, Any]) -> BaseModel:
+def parse_search_options(search: Search, options: Mapping[str, Any]) -> SearchOptions:
     """Validate a person's options; errors name the search and the field."""
     try:
         return search.options.model_validate(dict(options))

@@ -93,7 +93,9 @@ def test_a_child_shares_nothing_with_its_parents() -> None:
     mutated = evolution._mutated(one, DIM, EvolutionOptions(mutation_probability=1.0), rng)
     crossed = evolution._crossed(one, other, rng)
     single = evolution._crossed(one[:1], other[:1], rng)
-    smaller = evolution._fitting(one, DIM, Budget(np.tile(np.arange(DIM), (NUM_GENES, 1)), 100), rng)
+    smaller = evolution._fitting(
+        one, DIM, Budget(np.tile(np.arange(DIM), (NUM_GENES, 1)), 100), rng
+    )
     for child in (mutated, crossed, single, smaller):
         child[:] = 0
     assert np.array_equal(one, before[0])
