@@ -26,7 +26,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import Field, JsonValue
 from torch import Tensor, nn
 
 from compactrec.embeddings.budget import full_plan
@@ -43,6 +43,7 @@ from compactrec.embeddings.search.base import (
     Derived,
     Phase,
     Search,
+    SearchOptions,
     SearchTask,
     Trained,
     register_search,
@@ -57,10 +58,8 @@ __all__ = ["AutoDimOptions", "AutoDimSupernet", "WidthMixture", "derive_autodim"
 _COLDEST = 0.01
 
 
-class AutoDimOptions(BaseModel):
+class AutoDimOptions(SearchOptions):
     """Options of the search."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     candidates: tuple[int, ...] = ()
     """Widths to choose from; by default the powers of two from 2 to D, and D."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from torch import Tensor
 
 from compactrec.embeddings.config import first_error
@@ -35,6 +35,7 @@ __all__ = [
     "Phase",
     "Rows",
     "Search",
+    "SearchOptions",
     "SearchTask",
     "Trained",
     "get_search",
@@ -53,6 +54,12 @@ DENSE_ADAM: Mapping[str, JsonValue] = {
 class BudgetTooSmallError(ValueError):
     """No plan of a search is so small; the text names the smallest possible bytes. An outcome of a
     search, where any other ``ValueError`` of ``derive`` is its failure."""
+
+
+class SearchOptions(BaseModel):
+    """Base of every search's options: frozen, no unknown names, no NaN and nothing infinite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
@@ -157,7 +164,7 @@ class Search:
     title: str
     paper: str
     formula: str
-    options: type[BaseModel]
+    options: type[SearchOptions]
     supernet: Callable[[SearchTask], "Supernet"]
     derive: Callable[[Trained, int | None], Derived]
     """Pure: the same state and budget give the same plan. Serving bytes are at most the budget;
@@ -194,7 +201,7 @@ def get_search(name: str) -> Search:
     return _SEARCHES[name]
 
 
-def parse_search_options(search: Search, options: Mapping[str, Any]) -> BaseModel:
+def parse_search_options(search: Search, options: Mapping[str, Any]) -> SearchOptions:
     """Validate a person's options; errors name the search and the field."""
     try:
         return search.options.model_validate(dict(options))

@@ -2,16 +2,16 @@
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from compactrec.embeddings.search.base import SearchOptions
 
 __all__ = ["DnisOptions"]
 
 
-class DnisOptions(BaseModel):
+class DnisOptions(SearchOptions):
     """Defaults and, where they differ, the published values: those of the authors' code for the
     journal version, AutoSrh."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     blocks: Literal["quantile", "explicit", "per_field_quantile"] = "quantile"
     """``quantile``: equally many rows a block, over all searched features ranked together; a block

@@ -19,7 +19,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from compactrec.embeddings.search.base import SearchOptions
 
 from compactrec.embeddings.search.base import BudgetTooSmallError
 
@@ -31,10 +33,8 @@ Fitness = Callable[[Genes], Scores]
 """``(C, F)`` widths -> ``(C,)``, larger is better."""
 
 
-class EvolutionOptions(BaseModel):
+class EvolutionOptions(SearchOptions):
     """Settings of the evolution; the defaults are the published ones."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     generations: int = Field(default=30, ge=1)
     num_mutations: int = Field(default=10, ge=1)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import Field, JsonValue, PositiveFloat
 from torch import Tensor, nn
 
 from compactrec.embeddings.budget import full_plan
@@ -40,6 +40,7 @@ from compactrec.embeddings.search.base import (
     Derived,
     Phase,
     Search,
+    SearchOptions,
     SearchTask,
     Trained,
     register_search,
@@ -82,10 +83,8 @@ _TEMPERATURES = {
 }
 
 
-class IhasOptions(BaseModel):
+class IhasOptions(SearchOptions):
     """Options of the search. Every default is ours."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     granularity: Granularity = "element"
     """A gate per column, per feature, or both multiplied."""
@@ -97,9 +96,9 @@ class IhasOptions(BaseModel):
     """0 or 1 forward, the relaxation's gradient backward."""
     bias: float | None = None
     """Where gates start; None is 2 (0.5 for ``gaussian``, which has no gradient far from 0)."""
-    temperatures: tuple[float, float] | None = None
-    """First and last, falling by a constant factor; None is 1 and 0.1, or 2/3 throughout for
-    ``hard_concrete``. ``gaussian`` has none."""
+    temperatures: tuple[PositiveFloat, PositiveFloat] | None = None
+    """First and last, above 0, falling by a constant factor; None is 1 and 0.1, or 2/3 throughout
+    for ``hard_concrete``. ``gaussian`` has none."""
     sparsity: float = Field(default=0.01, ge=0)
     """l1"""
     polarisation: float = Field(default=0.003, ge=0)

@@ -8,7 +8,7 @@ shrink to nothing and go first. Layout ``sparse``; bytes while training are thos
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from compactrec.embeddings.budget import full_plan
@@ -18,6 +18,7 @@ from compactrec.embeddings.search.base import (
     Derived,
     Phase,
     Search,
+    SearchOptions,
     SearchTask,
     Trained,
     register_search,
@@ -35,10 +36,8 @@ from compactrec.embeddings.search.supernet import Supernet
 __all__ = ["MagnitudeOptions", "MagnitudeSupernet"]
 
 
-class MagnitudeOptions(BaseModel):
+class MagnitudeOptions(SearchOptions):
     """Options of magnitude pruning."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: int = Field(default=1, ge=1)
     """Of training the full tables."""

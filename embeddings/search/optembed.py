@@ -26,7 +26,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from compactrec.embeddings.full import FullConfig
@@ -54,8 +54,6 @@ __all__ = ["OptEmbedOptions", "OptEmbedSupernet", "derive_optembed"]
 
 class OptEmbedOptions(EvolutionOptions):
     """Options of the search, with those of its evolution."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     variant: Literal["full", "E", "D"] = "full"
     """Rows and widths; rows alone; widths alone."""

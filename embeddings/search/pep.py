@@ -24,7 +24,7 @@ a bit for every value and budget.
 from typing import Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from compactrec.embeddings.bitmap import pack_bits
@@ -36,6 +36,7 @@ from compactrec.embeddings.search.base import (
     Derived,
     Phase,
     Search,
+    SearchOptions,
     SearchTask,
     Trained,
     register_search,
@@ -59,10 +60,8 @@ _LOWEST = -88.0
 _TRAVEL, _UNTIL, _LOOKS = 15.0, 2 / 3, 200
 
 
-class PepOptions(BaseModel):
+class PepOptions(SearchOptions):
     """Options of the search."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     granularity: Granularity = "id_dim"
     """What has a threshold of its own: a value (the authors' choice), an id, a column, a table."""

@@ -1,10 +1,13 @@
 """The evolution: what it must never do, and what the published code does."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from compactrec.embeddings.search import evolution
 from compactrec.embeddings.search.evolution import Budget, EvolutionOptions, Evolved, evolve
 
 NUM_GENES, DIM = 39, 64
@@ -50,17 +53,29 @@ def test_candidates_are_judged_together_and_never_twice() -> None:
     assert len({g.tobytes() for g in toy.asked}) == len(toy.asked) == found.num_judged <= 600
 
 
-def test_every_generation_has_as_many_candidates() -> None:
-    sizes = []
+class Counting(evolution._Judge):
+    """Notes how many candidates every generation has, those already judged among them."""
 
-    def fitness(genes: np.ndarray) -> np.ndarray:
-        sizes.append(len(genes))
-        return np.random.default_rng(len(sizes)).random(len(genes))
+    sizes: ClassVar[list[int]] = []
 
-    options = EvolutionOptions(generations=5, mutation_probability=1.0, num_crossovers=4)
-    evolve(fitness, NUM_GENES, DIM, options, np.random.default_rng(0))
-    assert sizes[0] == 14
-    assert all(size <= 14 for size in sizes)
+    def __call__(self, population: list[np.ndarray]) -> np.ndarray:
+        self.sizes.append(len(population))
+        return super().__call__(population)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize(("mutations", "crossovers", "parents"), [(10, 4, 15), (3, 9, 2)])
+def test_every_generation_has_as_many_candidates(
+    strict: bool, mutations: int, crossovers: int, parents: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evolution, "_Judge", Counting)
+    monkeypatch.setattr(Counting, "sizes", [])
+    found = run(
+        0, generations=7, num_mutations=mutations, num_crossovers=crossovers, num_parents=parents,
+        strict_official=strict,
+    )[1]  # fmt: skip
+    assert Counting.sizes == [mutations + crossovers] * 7
+    assert found.num_judged <= 7 * (mutations + crossovers)
 
 
 def test_an_easy_optimum_is_reached() -> None:
@@ -71,33 +86,118 @@ def test_an_easy_optimum_is_reached() -> None:
     assert np.array_equal(found.best, toy.target)
 
 
-def test_parents_are_not_mutated() -> None:
-    """The published code writes into the parent, and so into the best one it remembers."""
-    kept: list[np.ndarray] = []
-    given_: list[np.ndarray] = []
+def test_a_child_shares_nothing_with_its_parents() -> None:
+    rng = np.random.default_rng(0)
+    one, other = rng.integers(1, DIM + 1, (2, NUM_GENES))
+    before = one.copy(), other.copy()
+    mutated = evolution._mutated(one, DIM, EvolutionOptions(mutation_probability=1.0), rng)
+    crossed = evolution._crossed(one, other, rng)
+    single = evolution._crossed(one[:1], other[:1], rng)
+    smaller = evolution._fitting(
+        one, DIM, Budget(np.tile(np.arange(DIM), (NUM_GENES, 1)), 100), rng
+    )
+    for child in (mutated, crossed, single, smaller):
+        child[:] = 0
+    assert np.array_equal(one, before[0])
+    assert np.array_equal(other, before[1])
+
+
+@pytest.mark.parametrize("budget", [None, 20_000])
+def test_parents_are_not_mutated(budget: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutation comes first, so what is crossed shows whether it wrote into a parent."""
+    judged: set[bytes] = set()
+    parents: list[np.ndarray] = []
 
     def fitness(genes: np.ndarray) -> np.ndarray:
-        given_.append(genes)
-        kept.append(genes.copy())
+        judged.update(g.tobytes() for g in genes)
         return -genes.sum(1).astype(float)
 
-    evolve(fitness, NUM_GENES, DIM, EvolutionOptions(generations=6), np.random.default_rng(0))
-    assert all(np.array_equal(a, b) for a, b in zip(given_, kept, strict=True))
+    def crossed(one: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        parents.extend([one.copy(), other.copy()])
+        return original(one, other, rng)
+
+    original = evolution._crossed
+    monkeypatch.setattr(evolution, "_crossed", crossed)
+    costs = np.tile(np.arange(1, DIM + 1) * 10, (NUM_GENES, 1))
+    limit = None if budget is None else Budget(costs, budget)
+    options = EvolutionOptions(generations=6)
+    evolve(fitness, NUM_GENES, DIM, options, np.random.default_rng(0), limit)
+    assert len(parents) == 2 * 6 * 10
+    assert all(parent.tobytes() in judged for parent in parents)
 
 
-def test_the_published_code_saves_what_it_did_not_judge() -> None:
-    """On this toy the saved candidate is not what was logged, and is worse."""
-    logged, saved, fixed = [], [], []
-    for seed in range(20):
-        toy, official = run(seed, strict_official=True)
-        logged.append(official.fitness)
-        saved.append(float(toy.score(official.best)[0]))
-        fixed.append(run(seed)[1].fitness)
-    assert all(s != f for s, f in zip(saved, logged, strict=True))
-    assert np.mean([s < f for s, f in zip(saved, logged, strict=True)]) > 0.9
-    assert np.mean(logged) == pytest.approx(-443, abs=30)
-    assert np.mean(saved) == pytest.approx(-551, abs=40)
-    assert np.mean(fixed) > np.mean(logged) + 30
+class Sorting(evolution._Judge):
+    """Sorts what it judges, so that the published code logs the best score, not the first."""
+
+    def __call__(self, population: list[np.ndarray]) -> np.ndarray:
+        scores = super().__call__(population)
+        order = np.argsort(-scores, kind="stable")
+        population[:] = [population[i] for i in order]
+        return scores[order]
+
+
+def cut_at_a_width(one: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The published cut, in 1 .. D."""
+    cut = rng.integers(1, DIM + 1)
+    return np.concatenate([one[:cut], other[cut:]])
+
+
+LOGGED, SAVED = (-422, 14), (-537, 22)
+COPIES = (-359, 14)
+COPIES_AND_CUTS = (-332, 13)
+"""Means of 200 runs of a simulation by others, and three standard errors of the difference to 100
+of ours: ``3 s sqrt(1 / 200 + 1 / 100)``, s about 38, 60, 37 and 35. Neighbours are further apart.
+They log the best score of a population and take the best 11 as parents."""
+
+
+def means(**options: object) -> tuple[float, float, float]:
+    """Over 100 runs: what is logged, the fitness of what is saved, how often they differ."""
+    logged, saved = [], []
+    for seed in range(100):
+        toy, found = run(seed, **options)
+        logged.append(found.fitness)
+        saved.append(float(toy.score(found.best)[0]))
+    differ = np.mean([s != f for s, f in zip(saved, logged, strict=True)])
+    return float(np.mean(logged)), float(np.mean(saved)), float(differ)
+
+
+def near(value: float, expected: tuple[float, float]) -> bool:
+    return abs(value - expected[0]) <= expected[1]
+
+
+def test_copies_and_cuts_of_the_fixed_code_have_the_simulated_fitness() -> None:
+    logged, saved, differ = means(num_parents=11)
+    assert near(logged, COPIES_AND_CUTS), logged
+    assert (saved, differ) == (logged, 0.0)
+
+
+def test_copies_without_cuts_have_the_simulated_fitness(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No option cuts in 1 .. D and copies; the published cut is put in."""
+    monkeypatch.setattr(evolution, "_crossed", cut_at_a_width)
+    logged, saved, differ = means(num_parents=11)
+    assert near(logged, COPIES), logged
+    assert (saved, differ) == (logged, 0.0)
+
+
+def test_the_published_code_saves_what_it_did_not_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On this toy the saved candidate is not what was logged, and is worse. The simulation sorts
+    scores, which no option does with ``strict_official``; a judge that sorts is put in."""
+    monkeypatch.setattr(evolution, "_Judge", Sorting)
+    logged, saved, differ = means(strict_official=True)
+    assert near(logged, LOGGED), logged
+    assert near(saved, SAVED), saved
+    assert differ >= 0.97
+    monkeypatch.undo()
+    unsorted_, saved_unsorted, differ = means(strict_official=True)
+    assert unsorted_ < logged - 10, "the first score of an unsorted list is seldom the best"
+    assert saved_unsorted < unsorted_ - 60
+    assert differ >= 0.97
+
+
+def test_fifteen_parents_are_slower_than_eleven_here_and_better_than_the_published_code() -> None:
+    """The documented number, our default, selects less in 30 generations."""
+    fixed = means()[0]
+    assert means(strict_official=True)[0] + 30 < fixed < means(num_parents=11)[0] - 20
 
 
 def test_the_published_code_logs_the_first_score_of_an_unsorted_list() -> None:

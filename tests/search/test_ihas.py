@@ -252,8 +252,31 @@ def test_one_cluster_is_one_plain_plan(tables: str, budget: int | None) -> None:
     assert found.notes["shares"] == [1.0]
     if budget is not None:
         assert size(found.plan).serving_bytes <= budget
+    _check_columns_of_all(found, budget)
     same = derived(budget, num_clusters=4, num_patterns=1, tables=tables)
     assert isinstance(same.plan, Plan), "gates that are all alike make no clusters"
+
+
+def _check_columns_of_all(found: Any, budget: int | None) -> None:
+    """The columns are those of the mean gate over every sampled example."""
+    net = supernet()
+    rows = trained(net).rows("train", net.options.cluster_rows)
+    with torch.no_grad():
+        gates = torch.cat([net.gates.network.deterministic(r.vectors) for r in rows])
+    means = gates.double().mean(0)
+    assert len(gates) == 4 * BATCH
+    assert found.notes["mean_gate"] == pytest.approx(float(means.mean()), abs=1e-12)
+    assert means.unique().numel() > 4, "kinds of examples differ, and so do their shares"
+    columns = torch.zeros(len(SEARCHED), DIM, dtype=torch.bool)
+    for group in found.plan.groups:
+        for name in set(group.features) & {*SEARCHED}:
+            own = group.config.columns[0] if isinstance(group.config, PrunedConfig) else range(DIM)
+            columns[SEARCHED.index(name), list(own)] = True
+    assert 0 < int(columns.sum()) < columns.numel()
+    if budget is None:
+        assert torch.equal(columns, means >= 0.5)
+    else:
+        assert float(means[columns].min()) >= float(means[~columns].max())
 
 
 def test_more_clusters_take_more_memory() -> None:

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from torch import Tensor
+from torch import Tensor, nn
 
+from compactrec.benchmarks.config import TrainConfig
+from compactrec.benchmarks.optimizers import Optimizers
 from compactrec.embeddings import CompressedEmbeddingBagCollection, size
 from compactrec.embeddings.placing import logical_table, place
 from compactrec.embeddings.search import Trained, optembed
@@ -18,7 +20,15 @@ from compactrec.embeddings.search.evolution import Budget, Evolved, evolve
 from compactrec.embeddings.search.optembed import OptEmbedSupernet, derive_optembed
 from compactrec.embeddings.search.prefix_mask import PrefixMask, prefix_masks
 from compactrec.embeddings.thresholded import step
-from tests.search.support import DIM, FEATURES, SEARCHED, batch_of, make_task, train_weights
+from tests.search.support import (
+    DIM,
+    FEATURES,
+    SEARCHED,
+    batch_of,
+    loss_of,
+    make_task,
+    train_weights,
+)
 
 
 def supernet(**options: object) -> OptEmbedSupernet:
@@ -104,10 +114,67 @@ def test_low_thresholds_keep_all_and_high_ones_leave_nothing() -> None:
 
 def test_thresholds_move_by_the_task_and_by_their_own_optimizer() -> None:
     net = supernet(threshold_learning_rate=0.5)
-    assert isinstance(net.architecture_optimizer(), torch.optim.SGD)
+    optimizer = net.architecture_optimizer()
+    assert isinstance(optimizer, torch.optim.SGD)
+    thresholds = net.architecture_parameters()
+    before = [t.detach().clone() for t in thresholds]
     net(batch_of()).values().square().sum().backward()
-    assert all(float(t.grad.abs()) > 0 for t in net.architecture_parameters() if t.grad is not None)
+    gradients = [t.grad for t in thresholds]
+    optimizer.step()
+    assert len(thresholds) == len(SEARCHED)
+    for old, new, gradient in zip(before, thresholds, gradients, strict=True):
+        assert gradient is not None
+        assert float(gradient.abs()) > 0
+        torch.testing.assert_close(new.detach(), old - 0.5 * gradient)
+        assert not torch.equal(new.detach(), old)
     assert [p.architecture for p in net.phases] == ["train"]
+
+
+HELD = {"a": 40, "b": 7, "c": 20}
+"""Batches of the next test hold these many first ids of each feature, and no others."""
+
+
+@pytest.mark.parametrize("decay_mode", ["dense_coupled", "touched_rows"])
+def test_rows_that_no_batch_holds_go_by_dense_decay_alone(decay_mode: str) -> None:
+    """Adam's coupled decay takes them to nothing, however weak it is; under ``touched_rows`` they
+    stay as they began, above their threshold."""
+    net = supernet(variant="E", threshold_learning_rate=0.1, alpha=0.01, retrain="none")
+    config = TrainConfig.model_validate(
+        {
+            "data": "-", "out": "-", "method": "full", "dim": DIM, "engine": "eager",
+            "table_optimizer": "adam", "table_learning_rate": 0.01, "table_decay": 0.001,
+            "dense_learning_rate": 0.01, "decay_mode": decay_mode,
+        }
+    )  # fmt: skip
+    first = net.raw_tables()
+    model = nn.ModuleDict({"net": net, "head": nn.Linear(DIM * len(FEATURES), 1)})
+    optimizer = net.architecture_optimizer()
+    assert optimizer is not None
+    weights = Optimizers(model, [net.collection], config, exclude=net.architecture_parameters())
+    held = tuple(f.model_copy(update={"num_ids": HELD[f.name]}) for f in FEATURES)
+    for seed in range(150):
+        batch = batch_of(held, size=64, seed=seed)
+        lengths = batch["a"].lengths()
+        owners = torch.repeat_interleave(torch.arange(64), lengths)
+        odd = torch.zeros(64).index_add(0, owners, (batch["a"].values() % 2).float())
+        labels = (2 * odd - lengths + 2 * (batch["c"].values() % 2) - 1 > 0).float()
+        weights.zero_grad()
+        optimizer.zero_grad()
+        (loss_of(net, model["head"], batch, labels) + net.penalty()).backward()
+        weights.step()
+        optimizer.step()
+    thresholds = torch.cat(net.architecture_parameters()).detach()
+    assert 0.05 < float(thresholds.min()) <= float(thresholds.max()) < 0.2
+    derived = derive_optembed(trained(net.eval()), None)
+    assert derived.tables is not None
+    for name in SEARCHED:
+        kept = derived.tables[name].abs().sum(1) > 0
+        unseen = kept[HELD[name] :]
+        assert bool(kept[: HELD[name]].all())
+        assert derived.notes["kept_rows"][name] == int(kept.sum())  # type: ignore[index,call-overload]
+        assert bool(unseen.any()) == bool(unseen.all()) == (decay_mode == "touched_rows")
+        if decay_mode == "touched_rows":
+            assert torch.equal(net.raw_tables()[name][HELD[name] :], first[name][HELD[name] :])
 
 
 @pytest.mark.parametrize("variant", ["full", "E", "D"])
