@@ -40,6 +40,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("dist"):
             # One after the other in one worker: each of them already fills the machine.
             item.add_marker(pytest.mark.xdist_group("dist"))
+    # The longest first: it runs a whole suite, and would be waited for at the end.
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/test_removal.py"))
 
 
 def why_no_gpu() -> str:
