@@ -511,9 +511,12 @@ def test_a_search_ends_in_a_plan_that_trains_from_its_start(
 def test_the_printed_command_trains_what_was_found(
     capsys: Captured, tmp_path: Path, method: str
 ) -> None:
-    """Word by word, but for the folder of the run."""
+    """Word by word, but for the folder of the run; of a model that is not the default one."""
     data, out = write_folder(tmp_path / "data"), tmp_path / "found"
-    words = ("--method", f"{method}:train.threshold=20", "--budget", "12kB", "--out", out)
+    (tmp_path / "shape.toml").write_text("bottom = [16]\ntop = [16, 1]\n")
+    shape = ("--config", tmp_path / "shape.toml", "--dim", 12)
+    method = f"{method}:train.threshold=20"
+    words = ("--method", method, "--budget", "12kB", "--out", out, *shape)
     code, text, err = call(capsys, "search", "--data", data, *words, "--threads", 1)
     assert code == 0, err
     (line,) = re.findall(r"^train it: compactrec (train .*)$", text, re.MULTILINE)

@@ -21,9 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from compactrec.embeddings.search.base import SearchOptions
-
-from compactrec.embeddings.search.base import BudgetTooSmallError
+from compactrec.embeddings.search.base import BudgetTooSmallError, SearchOptions
 
 __all__ = ["Budget", "EvolutionOptions", "Evolved", "evolve"]
 

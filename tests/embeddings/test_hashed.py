@@ -136,7 +136,9 @@ def test_refusals() -> None:
         CompressedEmbedding(9, 6, HashConfig(num_rows=3, sign=True))
     with pytest.raises(ValueError, match=r"hash: the smallest setting takes .* raise the budget"):
         make_plan("hash", FEATURES, 10, threshold=0)
-    with pytest.raises(ValueError, match=r"hash: option signed: there is no such field, .* options are: hash"):
+    with pytest.raises(
+        ValueError, match=r"option signed: there is no such field, .* options are: hash"
+    ):
         make_plan("hash", FEATURES, 10**6, options={"signed": True})
     with pytest.raises(ValueError, match="greater than or equal to 1"):
         HashConfig(num_rows=0)
