@@ -1,4 +1,4 @@
-"""The plans that the contract gets from searches are what a search makes, not what it starts from."""
+"""Plans that the contract gets from searches are what searches make, not what they start from."""
 
 import pytest
 
