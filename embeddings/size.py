@@ -76,7 +76,8 @@ def size(
         features: if given, must be the ones the plan was made for (``ValueError`` otherwise).
         optimizer: what trains the tables; ``rowwise_adagrad`` keeps 4 bytes per physical row.
         dense_optimizer: what trains the combines.
-        lazy_decay: the fused engine has a dense weight decay: 8 bytes more per physical row.
+        lazy_decay: the fused engine has a dense weight decay: 8 bytes more per physical row,
+            but for constant tables, which do not decay.
     """
     if features is not None:
         plan.check_features(tuple(features))
@@ -99,7 +100,7 @@ def size(
         aux_bytes=aux + routing.aux,
         dense_bytes=dense + routing.dense,
         optimizer_bytes=_table_states(every, optimizer)
-        + 8 * lazy_decay * sum(group.num_rows for group in groups)
+        + 8 * lazy_decay * sum(t.num_rows for of in every for t in of.tables if not t.is_constant)
         + dense * _STATES_PER_WEIGHT[dense_optimizer],
         groups=tuple(groups),
         routing_bytes=sum(routing),

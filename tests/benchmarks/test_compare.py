@@ -9,17 +9,20 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from compactrec.benchmarks.choices import parse_method
+from compactrec.benchmarks.choices import parse_method, with_baselines
 from compactrec.benchmarks.compare import CompareRequest, compare
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.load_study import load_study
 from compactrec.benchmarks.plans import plan_bytes
 from compactrec.benchmarks.report import write_report
 from compactrec.benchmarks.result import Result
+from compactrec.benchmarks.search_config import SearchConfig
+from compactrec.benchmarks.search_result import SearchResult
 from compactrec.benchmarks.study import CompareFile
 from compactrec.benchmarks.tuning import TRIALS
 from compactrec.data.folder import locked
 from compactrec.embeddings import Plan, get_method, method_names, size
+from compactrec.embeddings.search import search_names
 from tests.benchmarks.fake_runs import fake_data, fake_result
 from tests.cases import SOME, needs_hash
 
@@ -70,6 +73,46 @@ def test_baselines_are_always_there_and_full_is_trained_once_per_seed(base: Trai
     assert len(trained) == len(set(trained)) == 2 * len(cells)
     assert trained.count(("full", None, 0)) == 1
     assert {r.status for c in file.cells for r in c.runs} == {"done"}
+
+
+BESIDE_A_SEARCH = ["full", "uniform", "rare", "hash", "random", "magnitude"]
+needs_all = pytest.mark.skipif(
+    not {*BESIDE_A_SEARCH} <= {*method_names(), *search_names()}, reason="names all baselines"
+)
+
+
+@needs_all
+def test_a_search_brings_the_baselines_that_are_written_here(base: TrainConfig) -> None:
+    """By name: a baseline that loses its flag must not leave the table of a search unseen."""
+    searched = []
+
+    def searcher(config: SearchConfig) -> SearchResult:
+        searched.append(config.search)
+        raise ValueError("it finds nothing")
+
+    request = CompareRequest(methods=("optembed",), budgets=("1/4",), num_seeds=1)
+    file = compare(request, base, runner=Recorder(), searcher=searcher, console=QUIET)
+    cells = {c.method: c.budget for c in file.cells}
+    assert cells == {"full": None, **dict.fromkeys([*BESIDE_A_SEARCH[1:], "optembed"], "1/4")}
+    assert len(file.cells) == len(cells)
+    assert sorted(searched) == ["magnitude", "optembed"], "one of the baselines is a search itself"
+    assert {c.method for c in file.cells if c.baseline} >= {*BESIDE_A_SEARCH} - {"random"}
+
+
+@needs_all
+@pytest.mark.parametrize("search", ["autodim", "dnis", "ihas", "magnitude", "optembed", "pep"])
+def test_every_search_brings_them(search: str) -> None:
+    asked = [choice.text for choice in with_baselines([search])]
+    assert sorted(asked) == sorted({*BESIDE_A_SEARCH, search})
+    with_options = [choice.text for choice in with_baselines([f"{search}:train.epochs=2"])]
+    assert sorted(with_options) == sorted({*BESIDE_A_SEARCH, f"{search}:train.epochs=2"})
+
+
+@needs_all
+def test_a_method_does_not_bring_those_of_a_search() -> None:
+    assert {choice.text for choice in with_baselines(["hash"])} == {
+        "full", "uniform", "rare", "hash",
+    }  # fmt: skip
 
 
 def test_no_method_means_every_registered_one(base: TrainConfig) -> None:

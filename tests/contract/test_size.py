@@ -57,6 +57,26 @@ def test_optimizer_bytes_equal_allocated_bytes(case: Case, name: str) -> None:
     assert report.training_bytes == report.serving_bytes + report.optimizer_bytes
 
 
+@pytest.mark.parametrize("name", ["sgd", "adagrad", "rowwise_adagrad"])
+@each_case
+def test_lazy_decay_bytes_equal_allocated_bytes(case: Case, name: str) -> None:
+    """What the fused engine notes of rows that are behind; the history of rates is no table's."""
+    report, plain = (
+        size(case.plan, optimizer=name, dense_optimizer="sgd", lazy_decay=lazy)  # type: ignore[arg-type]
+        for lazy in (True, False)
+    )
+    for mode in ("dense_coupled", "dense_decoupled", "touched_rows"):
+        optimizer = FusedOptimizer(name=name, weight_decay=0.1, decay_mode=mode)  # type: ignore[arg-type]
+        fused = CompressedEmbeddingBagCollection(case.plan, engine="fused", optimizer=optimizer)
+        lazy = fused.tables.lazy_decay
+        assert (lazy is not None) == (mode != "touched_rows")
+        held = 0 if lazy is None else num_bytes(lazy._last)
+        expected = plain if lazy is None else report
+        states = num_bytes(fused.optimizer_state_dict().values())
+        assert expected.optimizer_bytes == states + held, mode
+    assert report.serving_bytes == plain.serving_bytes
+
+
 @pytest.mark.parametrize("dense", ["sgd", "adagrad", "adam"])
 @each_case
 def test_dense_optimizer_bytes_equal_allocated_bytes(case: Case, dense: str) -> None:

@@ -318,6 +318,20 @@ def plan_for_folder(shared: bool) -> RoutedPlan:
     return RoutedPlan(tuple(plans), router, arrays)
 
 
+def tested(config: TrainConfig, plan: RoutedPlan) -> tuple[Any, Any, Any]:
+    """Logits, labels and clusters of all test rows, by the model that a run kept."""
+    from safetensors.torch import load_file
+
+    model, _ = build_model(config, plan, 2)
+    assert isinstance(model, RoutedModel)
+    model.load_state_dict(load_file(config.out / "model.safetensors"))
+    batches = list(BatchLoader(config.data, "test", config.eval_batch_size, shuffle=False))
+    with torch.no_grad():
+        logits = torch.cat([model.eval()(b.dense, b.kjt()) for b in batches])
+        clusters = torch.cat([model.clusters(b.kjt()) for b in batches])
+    return logits.numpy(), torch.cat([b.labels for b in batches]).numpy(), clusters.numpy()
+
+
 @pytest.mark.parametrize("shared", [False, True])
 def test_the_training_loop_takes_a_routed_plan_like_any(
     shared: bool, data: Path, tmp_path: Path
@@ -336,6 +350,13 @@ def test_the_training_loop_takes_a_routed_plan_like_any(
     assert result.validation.auc > 0.6
     assert abs(result.validation.calibration - 1) < 0.02
     assert result.tested.num_rows == 600
+    pooled, labels, clusters = tested(config, plan)
+    each = [auc(pooled[clusters == k], labels[clusters == k]) for k in (0, 1)]
+    assert result.tested.auc == auc(pooled, labels)
+    shares = np.bincount(clusters) / 600
+    assert min(shares) > 0.1
+    for other in (np.mean(each), np.dot(shares, each)):
+        assert abs(result.tested.auc - other) > 1e-4, "pooled is not a mean over clusters"
     model, _ = build_model(config, plan, 2)
     assert isinstance(model, RoutedModel)
     from safetensors.torch import load_file

@@ -140,7 +140,6 @@ def test_evaluation_is_deterministic_and_idempotent(
     assert torch.equal(layer(x), layer(x))
     kept = x[:, list(SEARCHED)] * gates
     assert torch.equal(layer(x)[:, list(SEARCHED)], kept)
-    assert torch.equal(kept * gates, kept)
     levels = [(level > 0) for level in layer.network(x)]
     for s in range(3):
         for d in range(D):
@@ -148,6 +147,47 @@ def test_evaluation_is_deterministic_and_idempotent(
             assert torch.equal(gates[:, s, d], torch.stack(both).all(0))
     if granularity == "field":
         assert bool((gates == gates[..., :1]).all())
+
+
+@each_shape
+def test_deterministic_gates_are_0_or_1_and_of_the_rows_alone(
+    granularity: Granularity, kind: NetworkKind
+) -> None:
+    """Whatever the temperature, the other rows of the batch, and how often they are asked."""
+    layer = layer_of(granularity, kind).eval()
+    x = vectors(200)
+    columns = list(SEARCHED)
+    out = layer(x)
+    gates = out[:, columns] / x[:, columns]
+    assert set(gates.unique().tolist()) == {0.0, 1.0}
+    layer.temperature = 0.1
+    torch.manual_seed(99)
+    twice = torch.cat([x, x.flip(0)])
+    again = layer(twice)
+    assert torch.equal(again[:200], out)
+    assert torch.equal(again[200:].flip(0), out)
+    assert torch.equal(layer(x[:1]), out[:1])
+    layer.train()(x)
+    assert torch.equal(layer.eval()(x), out), "a training batch leaves nothing behind"
+
+
+@pytest.mark.parametrize("granularity", ["element", "hierarchical", "field"])
+def test_gates_that_read_what_they_keep_are_idempotent(granularity: Granularity) -> None:
+    """A network that reads only the feature that is never gated gives its own output the same
+    gates; one that reads what it closes need not."""
+    layer = layer_of(granularity).eval()
+    (last,) = layer.network.layers
+    assert isinstance(last, nn.Linear)
+    ungated = 1
+    x = vectors(200)
+    assert not torch.equal(layer(layer(x)), layer(x)), "or the check below would see nothing"
+    with torch.no_grad():
+        of_feature = last.weight.unflatten(1, (F, D))
+        of_feature[:, [f for f in range(F) if f != ungated]] = 0.0
+    once = layer(x)
+    assert torch.equal(layer.network.deterministic(once), layer.network.deterministic(x))
+    assert torch.equal(layer(once), once)
+    assert not torch.equal(once, x)
 
 
 def test_probabilities_above_a_half_are_the_open_gates() -> None:
