@@ -318,7 +318,7 @@ def plan_for_folder(shared: bool) -> RoutedPlan:
     return RoutedPlan(tuple(plans), router, arrays)
 
 
-def tested(config: TrainConfig, plan: RoutedPlan) -> tuple[Any, Any, Any]:
+def judged(config: TrainConfig, plan: RoutedPlan) -> tuple[Any, Any, Any]:
     """Logits, labels and clusters of all test rows, by the model that a run kept."""
     from safetensors.torch import load_file
 
@@ -350,7 +350,7 @@ def test_the_training_loop_takes_a_routed_plan_like_any(
     assert result.validation.auc > 0.6
     assert abs(result.validation.calibration - 1) < 0.02
     assert result.tested.num_rows == 600
-    pooled, labels, clusters = tested(config, plan)
+    pooled, labels, clusters = judged(config, plan)
     each = [auc(pooled[clusters == k], labels[clusters == k]) for k in (0, 1)]
     assert result.tested.auc == auc(pooled, labels)
     shares = np.bincount(clusters) / 600
