@@ -90,9 +90,10 @@ def _last_steps(result: SearchResult) -> dict[str, int]:
 
 
 def history_table(result: SearchResult) -> Table:
-    """One line per validation."""
+    """One line per validation: of the supernet, with nothing cut yet."""
     names = list(dict.fromkeys(name for entry in result.history for name in entry.figures))
-    table = Table(title=f"{result.search}, seed {result.seed}", title_justify="left")
+    title = f"{result.search}, seed {result.seed}: the supernet, larger than any plan of it"
+    table = Table(title=title, title_justify="left")
     for name in ("Phase", "Step", "Loss", "Validation AUC", *names):
         table.add_column(name, justify="left" if name == "Phase" else "right")
     for entry in result.history:
