@@ -38,9 +38,9 @@ from compactrec.benchmarks.environment import (
     peak_rss_bytes,
     reset_peak_rss,
 )
+from compactrec.benchmarks.model import build_model
 from compactrec.benchmarks.optimizers import Optimizers
 from compactrec.benchmarks.plans import resolve_plan
-from compactrec.benchmarks.train import build_model
 from compactrec.data.loader import DEFAULT_WINDOW_ROWS, BatchLoader
 from compactrec.data.manifest import Manifest
 from compactrec.data.synthetic import make_synthetic

@@ -30,12 +30,12 @@ from compactrec.benchmarks.environment import (
 )
 from compactrec.benchmarks.fitness import Fitness, rows_of
 from compactrec.benchmarks.memory import keep_freed_memory
+from compactrec.benchmarks.model import build_model, click_model
 from compactrec.benchmarks.result import DataInfo
 from compactrec.benchmarks.search_config import SearchConfig
 from compactrec.benchmarks.search_loop import SearchLoop
 from compactrec.benchmarks.search_result import FoundPlan, SearchResult, finished_search
 from compactrec.benchmarks.start import START_EPOCHS
-from compactrec.benchmarks.train import build_model, click_model
 from compactrec.data.folder import locked
 from compactrec.data.loader import BatchLoader
 from compactrec.data.manifest import Manifest

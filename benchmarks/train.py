@@ -15,7 +15,6 @@ import math
 import sys
 import time
 import tomllib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +24,6 @@ import torch
 from safetensors.numpy import save as tensors_to_bytes
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
-from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 
 from compactrec.benchmarks import snapshot
 from compactrec.benchmarks.calibration import calibrated
@@ -45,7 +43,8 @@ from compactrec.benchmarks.environment import (
 from compactrec.benchmarks.history import History
 from compactrec.benchmarks.memory import keep_freed_memory
 from compactrec.benchmarks.metrics import Metrics, evaluate
-from compactrec.benchmarks.optimizers import Optimizers, fused_optimizer
+from compactrec.benchmarks.model import build_model
+from compactrec.benchmarks.optimizers import Optimizers
 from compactrec.benchmarks.penalty import EmbeddingPenalty
 from compactrec.benchmarks.plans import method_of, plan_bytes, resolve_plan
 from compactrec.benchmarks.progress import ProgressBar
@@ -67,16 +66,11 @@ from compactrec.benchmarks.stopping import (
 from compactrec.data.folder import locked
 from compactrec.data.loader import BatchLoader
 from compactrec.data.manifest import Manifest
-from compactrec.embeddings import AnyPlan, CompressedEmbeddingBagCollection, RoutedPlan
-from compactrec.embeddings.routers import build_router
-from compactrec.models.dlrm import DLRM
-from compactrec.models.routed import MaskedVectors, RoutedModel
+from compactrec.embeddings import AnyPlan
 
 __all__ = [
     "TrainingCollapsed",
     "TrainingDiverged",
-    "build_model",
-    "click_model",
     "predict",
     "train",
 ]
@@ -141,42 +135,6 @@ def train(config: TrainConfig) -> Result:
         run = _start(config, manifest, plan, store)
         _fit(run)
         return _finish(run, manifest, plan, start)
-
-
-def build_model(
-    config: TrainConfig, plan: AnyPlan, num_dense: int
-) -> tuple[nn.Module, tuple[CompressedEmbeddingBagCollection, ...]]:
-    """The model of ``config`` and, inside it, its embeddings, started from ``config.seed``.
-
-    A plan of several clusters gives one such model for each, all started alike, behind its router.
-    """
-    torch.manual_seed(config.seed)
-    collections = tuple(
-        CompressedEmbeddingBagCollection(
-            part, engine=config.engine, device=config.device, optimizer=fused_optimizer(config)
-        )
-        for part in plan.plans
-    )
-    if not isinstance(plan, RoutedPlan):
-        return click_model(config, collections[0], num_dense), collections
-    shared = collections[0] if plan.shared else None
-    inputs: Sequence[EmbeddingBagCollectionInterface] = collections
-    if shared is not None:
-        inputs = [MaskedVectors(shared, mask) for mask in plan.masks().to(config.device)]
-    experts = [click_model(config, vectors, num_dense) for vectors in inputs]
-    router = build_router(plan.router, plan.features, plan.arrays).to(config.device)
-    return RoutedModel(router, experts, shared), collections
-
-
-def click_model(
-    config: TrainConfig, embeddings: EmbeddingBagCollectionInterface, num_dense: int
-) -> nn.Module:
-    """The model of ``config`` over any embeddings; its dense part depends on the seed alone."""
-    torch.manual_seed(config.seed)
-    return DLRM(
-        embeddings, num_dense, config.bottom, config.top,
-        config.interaction, config.interaction_itself, device=config.device,
-    )  # fmt: skip
 
 
 def _start(config: TrainConfig, manifest: Manifest, plan: AnyPlan, store: CheckpointStore) -> Run:

@@ -13,9 +13,9 @@ from compactrec.benchmarks import fitness as fitness_module
 from compactrec.benchmarks import search as search_module
 from compactrec.benchmarks.fitness import Fitness
 from compactrec.benchmarks.metrics import auc
+from compactrec.benchmarks.model import click_model
 from compactrec.benchmarks.search import search
 from compactrec.benchmarks.search_config import search_config
-from compactrec.benchmarks.train import click_model
 from compactrec.data.batch import Batch
 from compactrec.data.loader import BatchLoader
 from compactrec.embeddings import Feature

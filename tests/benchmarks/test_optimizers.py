@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from compactrec.benchmarks.config import TrainConfig
+from compactrec.benchmarks.model import build_model
 from compactrec.benchmarks.optimizers import Optimizers
 from compactrec.benchmarks.snapshot import restore, take
-from compactrec.benchmarks.train import build_model
 from compactrec.data.batch import Batch
 from compactrec.embeddings import Feature, Plan, make_plan, method_names
 

@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from compactrec.benchmarks.metrics import Metrics
+from compactrec.benchmarks.model import build_model
 from compactrec.benchmarks.search import search
 from compactrec.benchmarks.search_config import SearchConfig, search_config
 from compactrec.benchmarks.search_loop import SearchLoop
 from compactrec.benchmarks.search_state import SearchLoaders
 from compactrec.benchmarks.start import load_start
-from compactrec.benchmarks.train import build_model
 from compactrec.data.batch import Batch
 from compactrec.data.loader import BatchLoader
 from compactrec.embeddings import load_plan

@@ -23,8 +23,9 @@ from compactrec.benchmarks.environment import (
 )
 from compactrec.benchmarks.history import History
 from compactrec.benchmarks.metrics import Metrics, evaluate
+from compactrec.benchmarks.model import build_model
 from compactrec.benchmarks.result import Result
-from compactrec.benchmarks.train import TrainingCollapsed, TrainingDiverged, build_model, train
+from compactrec.benchmarks.train import TrainingCollapsed, TrainingDiverged, train
 from compactrec.data.batch import Batch
 from compactrec.data.folder import locked
 from compactrec.data.loader import BatchLoader

@@ -14,7 +14,7 @@ from torchrec.distributed.types import ModuleSharder, ShardingEnv, ShardingType
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from compactrec.benchmarks.train import build_model
+from compactrec.benchmarks.model import build_model
 from compactrec.embeddings import RoutedPlan
 from compactrec.models.routed import RoutedModel
 from tests.contract.sharded_worker import LEARNING_RATE, STEPS, _check_apart

@@ -12,8 +12,9 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from compactrec.benchmarks.calibration import calibrated
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.metrics import auc
+from compactrec.benchmarks.model import build_model, click_model
 from compactrec.benchmarks.optimizers import Optimizers
-from compactrec.benchmarks.train import build_model, click_model, train
+from compactrec.benchmarks.train import train
 from compactrec.data.loader import BatchLoader
 from compactrec.embeddings import (
     AnyPlan,

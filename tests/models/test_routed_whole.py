@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchrec.fx import symbolic_trace
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from compactrec.benchmarks.train import build_model
+from compactrec.benchmarks.model import build_model
 from compactrec.embeddings import CompressedEmbeddingBagCollection, RoutedPlan, load_plan, size
 from compactrec.models.dlrm import DLRM
 from compactrec.models.routed import RoutedModel

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from compactrec.benchmarks.checkpoint import CheckpointStore
 from compactrec.benchmarks.config import TrainConfig
+from compactrec.benchmarks.model import build_model, click_model
 from compactrec.benchmarks.search import search
 from compactrec.benchmarks.search_config import SearchConfig
 from compactrec.benchmarks.search_loop import SearchLoop
-from compactrec.benchmarks.train import build_model, click_model, train
+from compactrec.benchmarks.train import train
 from compactrec.data.manifest import Manifest
 from compactrec.embeddings import (
     CompressedEmbeddingBagCollection,

@@ -1,0 +1,54 @@
+"""The model of a training config: embeddings by its plan, and the click model over them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
+
+from compactrec.benchmarks.config import TrainConfig
+from compactrec.benchmarks.optimizers import fused_optimizer
+from compactrec.embeddings import AnyPlan, CompressedEmbeddingBagCollection, RoutedPlan
+from compactrec.embeddings.routers import build_router
+from compactrec.models.dlrm import DLRM
+from compactrec.models.routed import MaskedVectors, RoutedModel
+
+__all__ = ["build_model", "click_model"]
+
+
+def build_model(
+    config: TrainConfig, plan: AnyPlan, num_dense: int
+) -> tuple[nn.Module, tuple[CompressedEmbeddingBagCollection, ...]]:
+    """The model of ``config`` and, inside it, its embeddings, started from ``config.seed``.
+
+    A plan of several clusters gives one such model for each, all started alike, behind its router.
+    """
+    torch.manual_seed(config.seed)
+    collections = tuple(
+        CompressedEmbeddingBagCollection(
+            part, engine=config.engine, device=config.device, optimizer=fused_optimizer(config)
+        )
+        for part in plan.plans
+    )
+    if not isinstance(plan, RoutedPlan):
+        return click_model(config, collections[0], num_dense), collections
+    shared = collections[0] if plan.shared else None
+    inputs: Sequence[EmbeddingBagCollectionInterface] = collections
+    if shared is not None:
+        inputs = [MaskedVectors(shared, mask) for mask in plan.masks().to(config.device)]
+    experts = [click_model(config, vectors, num_dense) for vectors in inputs]
+    router = build_router(plan.router, plan.features, plan.arrays).to(config.device)
+    return RoutedModel(router, experts, shared), collections
+
+
+def click_model(
+    config: TrainConfig, embeddings: EmbeddingBagCollectionInterface, num_dense: int
+) -> nn.Module:
+    """The model of ``config`` over any embeddings; its dense part depends on the seed alone."""
+    torch.manual_seed(config.seed)
+    return DLRM(
+        embeddings, num_dense, config.bottom, config.top,
+        config.interaction, config.interaction_itself, device=config.device,
+    )  # fmt: skip
