@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,6 +58,14 @@ def why_no_gpu() -> str:
 def world_size(request: pytest.FixtureRequest) -> int:
     """Number of processes that a ``dist`` test starts."""
     return int(request.config.getoption("--world-size"))
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small data folder; tests read it and leave it as it is."""
+    from tests.benchmarks.folder import write_folder
+
+    return write_folder(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(autouse=True)

@@ -20,23 +20,14 @@ from compactrec.data.batch import Batch
 from compactrec.data.loader import BatchLoader
 from compactrec.embeddings import Feature
 from compactrec.embeddings.search import SearchTask
-from compactrec.embeddings.search import base as search_base
-from tests.benchmarks.folder import DENSE, ROWS, SIZES, write_folder
-from tests.benchmarks.test_search import base_config
-from tests.benchmarks.toy_search import TOY, ToyOptions, ToySupernet
+from tests.benchmarks.folder import DENSE, ROWS, SIZES
+from tests.benchmarks.toy_search import ToyOptions, ToySupernet, base_config
 
 DIM = 8
 NUM_ROWS = 200
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(autouse=True)
-def toy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(search_base._SEARCHES, "toy", TOY)
+pytestmark = pytest.mark.usefixtures("toy")
 
 
 def auc_of_masked_pass(
@@ -58,17 +49,17 @@ def auc_of_masked_pass(
 
 @pytest.mark.parametrize("training", [True, False])
 def test_a_score_is_the_auc_of_one_masked_forward_pass(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, training: bool
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, training: bool
 ) -> None:
     features = tuple(Feature(name=n, num_ids=size, dim=DIM) for n, size in SIZES.items())
     task = SearchTask(features, ("C1", "C3"), {}, ToyOptions())
     torch.manual_seed(0)
     supernet = ToySupernet(task)
-    model = click_model(base_config(folder, tmp_path), supernet, len(DENSE)).train(training)
+    model = click_model(base_config(data, tmp_path), supernet, len(DENSE)).train(training)
     with torch.no_grad():
         for parameter in supernet.collection.parameters():
             parameter.normal_()  # so that what is masked matters
-    batch = next(iter(BatchLoader(folder, "validation", NUM_ROWS)))
+    batch = next(iter(BatchLoader(data, "validation", NUM_ROWS)))
     masks = (torch.rand(11, len(features), DIM) < 0.5).float()
     masks[0], masks[1] = 1.0, 0.0
     monkeypatch.setattr(fitness_module, "_ROWS_AT_ONCE", 4 * NUM_ROWS + 1)  # chunks of 4, 4 and 3
@@ -101,7 +92,7 @@ def test_a_score_is_the_auc_of_one_masked_forward_pass(
     ],
 )
 def test_candidates_are_judged_on_as_many_rows_as_asked(
-    folder: Path,
+    data: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     asked: int | None,
@@ -118,5 +109,5 @@ def test_candidates_are_judged_on_as_many_rows_as_asked(
     monkeypatch.setattr(search_module, "Fitness", Noting)
     monkeypatch.setattr(search_module, "_LEAST_FITNESS_ROWS", least)
     options = {} if asked is None else {"fitness_rows": asked}
-    search(search_config("toy", options, (9_000,), base_config(folder, tmp_path / "s")))
+    search(search_config("toy", options, (9_000,), base_config(data, tmp_path / "s")))
     assert seen == [expected]

@@ -14,7 +14,6 @@ from compactrec.benchmarks import fitness as fitness_module
 from compactrec.benchmarks import search as search_module
 from compactrec.benchmarks import search_loop, search_state
 from compactrec.benchmarks.compare import CompareRequest, compare
-from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.report import write_report
 from compactrec.benchmarks.result import Result
 from compactrec.benchmarks.search import search
@@ -23,9 +22,8 @@ from compactrec.benchmarks.search_result import SearchResult
 from compactrec.benchmarks.train import train
 from compactrec.data.loader import BatchLoader
 from compactrec.embeddings import get_method, load_plan, method_names, size
-from compactrec.embeddings.search import base as search_base
-from tests.benchmarks.folder import ROWS, write_folder
-from tests.benchmarks.toy_search import TOY, ToySupernet
+from tests.benchmarks.folder import ROWS
+from tests.benchmarks.toy_search import ToySupernet, base_config
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = -(-ROWS["train"] // 64)
@@ -34,23 +32,7 @@ BASELINES = {name for name in method_names() if get_method(name).baseline}
 TIMED = {"train_seconds", "total_seconds", "peak_rss_bytes", "environment"}
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(autouse=True)
-def toy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(search_base._SEARCHES, "toy", TOY)
-
-
-def base_config(data: Path, out: Path, **changes: Any) -> TrainConfig:
-    values: dict[str, Any] = {
-        "data": data, "out": out, "method": "full", "dim": 8, "bottom": (16,), "top": (16, 1),
-        "batch_size": 64, "eval_batch_size": 256, "num_threads": 1, "quiet": True, "threshold": 20,
-        "dense_learning_rate": 0.005,
-    }  # fmt: skip
-    return TrainConfig.model_validate({**values, **changes})
+pytestmark = pytest.mark.usefixtures("toy")
 
 
 def toy_config(
@@ -221,7 +203,7 @@ from compactrec.benchmarks.result import Result
 from compactrec.benchmarks.search import search
 from compactrec.benchmarks.search_config import SearchConfig
 from compactrec.embeddings.search import register_search
-from tests.benchmarks.toy_search import TOY
+from tests.benchmarks.toy_search import TOY, base_config
 register_search(TOY)
 config = SearchConfig.model_validate(json.loads(sys.argv[1]))
 real, calls = search_loop.SearchLoop._step, [0]

@@ -17,13 +17,7 @@ from compactrec.benchmarks.train import train
 from compactrec.embeddings.search import Derived, get_search, search_names
 from compactrec.embeddings.search import base as search_base
 from compactrec.embeddings.search.base import DENSE_ADAM
-from tests.benchmarks.folder import write_folder
-from tests.benchmarks.test_search import base_config
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp("data"))
+from tests.benchmarks.toy_search import base_config
 
 
 @pytest.mark.parametrize("name", search_names())

@@ -24,9 +24,8 @@ from compactrec.embeddings import load_plan
 from compactrec.embeddings.placing import logical_table
 from compactrec.embeddings.search import Phase, SearchTask
 from compactrec.embeddings.search import base as search_base
-from tests.benchmarks.folder import DENSE, ROWS, SIZES, write_folder
-from tests.benchmarks.test_search import base_config
-from tests.benchmarks.toy_search import TOY, ToySupernet
+from tests.benchmarks.folder import DENSE, ROWS, SIZES
+from tests.benchmarks.toy_search import TOY, ToySupernet, base_config
 
 STEPS = -(-ROWS["train"] // 64)
 VALIDATION_STEPS = -(-ROWS["validation"] // 64)
@@ -35,14 +34,7 @@ State = dict[str, Tensor]
 Keep = Literal["best", "last"]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(autouse=True)
-def toy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(search_base._SEARCHES, "toy", TOY)
+pytestmark = pytest.mark.usefixtures("toy")
 
 
 def state_of(loop: SearchLoop) -> State:
@@ -55,7 +47,7 @@ def same(one: State, other: State) -> bool:
 
 @pytest.mark.parametrize("architecture", ["train", "validation", "off"])
 def test_the_penalty_moves_the_architecture_of_a_joint_phase_alone(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str
 ) -> None:
     """The gates of a feature that is not searched get nothing but the penalty's gradient."""
     gates: list[Tensor] = []
@@ -71,7 +63,7 @@ def test_the_penalty_moves_the_architecture_of_a_joint_phase_alone(
 
     monkeypatch.setattr(ToySupernet, "after_step", noting)
     options = {"architecture": architecture, "epochs": 1}
-    search(search_config("toy", options, (6_000,), base_config(folder, tmp_path / "s")))
+    search(search_config("toy", options, (6_000,), base_config(data, tmp_path / "s")))
     assert len(gates) == STEPS
     if architecture == "train":
         torch.testing.assert_close(gates[0], torch.full((8,), 0.95))  # one step of Adam
@@ -86,11 +78,11 @@ def rows_of(batch: Batch) -> list[tuple[float, ...]]:
     return [tuple(row) for row in batch.dense.tolist()]
 
 
-def test_validation_rows_come_in_another_order_every_time(folder: Path, tmp_path: Path) -> None:
-    config = base_config(folder, tmp_path / "s")
+def test_validation_rows_come_in_another_order_every_time(data: Path, tmp_path: Path) -> None:
+    config = base_config(data, tmp_path / "s")
     in_file = [
         row
-        for batch in BatchLoader(folder, "validation", 64, shuffle=False)
+        for batch in BatchLoader(data, "validation", 64, shuffle=False)
         for row in rows_of(batch)
     ]
     loaders = SearchLoaders(config)
@@ -103,7 +95,7 @@ def test_validation_rows_come_in_another_order_every_time(folder: Path, tmp_path
     assert passes[1] not in (in_file, passes[0])
     again = SearchLoaders(config)
     assert rows_of(again.next_validation()) == passes[0][:64]
-    other = SearchLoaders(base_config(folder, tmp_path / "s", seed=7))
+    other = SearchLoaders(base_config(data, tmp_path / "s", seed=7))
     assert rows_of(other.next_validation()) != passes[0][:64]
 
 
@@ -143,7 +135,7 @@ def keeping(*keeps: Keep) -> Callable[[SearchTask], ToySupernet]:
     ],
 )
 def test_a_phase_keeps_its_best_or_its_last_weights(
-    folder: Path,
+    data: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     keeps: tuple[Keep, Keep],
@@ -160,7 +152,7 @@ def test_a_phase_keeps_its_best_or_its_last_weights(
 
     monkeypatch.setattr(SearchLoop, "_end_phase", noting)
     monkeypatch.setitem(search_base._SEARCHES, "toy", replace(TOY, supernet=keeping(*keeps)))
-    base = base_config(folder, tmp_path / "s", evals_per_epoch=3)
+    base = base_config(data, tmp_path / "s", evals_per_epoch=3)
     search(search_config("toy", {"epochs": 1}, (6_000,), base))
     assert len(states) == 6
     assert not any(same(states[i], states[i + 1]) for i in range(5))
@@ -170,7 +162,7 @@ def test_a_phase_keeps_its_best_or_its_last_weights(
 
 @pytest.mark.parametrize(("patience", "validations"), [(None, 8), (1, 3), (2, 6)])
 def test_the_patience_of_a_search_ends_its_training(
-    folder: Path,
+    data: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     patience: int | None,
@@ -178,7 +170,7 @@ def test_the_patience_of_a_search_ends_its_training(
 ) -> None:
     script(monkeypatch, [0.6, 0.7, 0.65, 0.8, 0.75, 0.8, 0.7, 0.6])
     options = {"epochs": 2, "patience": patience, "generations": 2, "retrain": "fresh"}
-    result = search(search_config("optembed", options, (), base_config(folder, tmp_path / "s")))
+    result = search(search_config("optembed", options, (), base_config(data, tmp_path / "s")))
     assert [entry.phase for entry in result.history] == ["supernet"] * validations
 
 
@@ -217,7 +209,7 @@ STARTS: list[tuple[str, dict[str, Any], tuple[int, ...]]] = [
 
 @pytest.mark.parametrize(("name", "options", "budgets"), STARTS)
 def test_a_start_from_the_beginning_is_the_untrained_supernet(
-    folder: Path,
+    data: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     name: str,
@@ -226,7 +218,7 @@ def test_a_start_from_the_beginning_is_the_untrained_supernet(
 ) -> None:
     """To the last bit: rows and columns that the plan keeps, and the dense part."""
     first = first_state(monkeypatch)
-    base = base_config(folder, tmp_path / "s", seed=5)
+    base = base_config(data, tmp_path / "s", seed=5)
     config: SearchConfig = search_config(name, options, budgets, base)
     out = config.train.out
     for found in search(config).found:
@@ -244,10 +236,10 @@ def test_a_start_from_the_beginning_is_the_untrained_supernet(
             assert int(kept.sum()) == num_kept(feature, found.notes)
 
 
-def test_another_seed_begins_with_other_tables(folder: Path, tmp_path: Path) -> None:
+def test_another_seed_begins_with_other_tables(data: Path, tmp_path: Path) -> None:
     starts = []
     for seed in (1, 2):
-        base = base_config(folder, tmp_path / str(seed), seed=seed)
+        base = base_config(data, tmp_path / str(seed), seed=seed)
         config = search_config("toy", {"retrain": "ticket", "epochs": 1}, (), base)
         (found,) = search(config).found
         starts.append(load_file(str(config.train.out / (found.start or ""))))

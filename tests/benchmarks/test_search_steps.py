@@ -8,17 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from compactrec.benchmarks import search_state
-from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.optimizers import Optimizers
 from compactrec.benchmarks.search import search
 from compactrec.benchmarks.search_config import search_config
 from compactrec.benchmarks.search_loop import SearchLoop
 from compactrec.benchmarks.train import train
 from compactrec.data.loader import BatchLoader
-from compactrec.embeddings.search import base as search_base
 from compactrec.embeddings.search import search_names
 from tests.benchmarks.folder import ROWS, write_folder
-from tests.benchmarks.toy_search import TOY
+from tests.benchmarks.toy_search import base_config
 
 STEPS = -(-ROWS["train"] // 64)
 BILEVEL = [
@@ -32,22 +30,7 @@ BILEVEL = [
 each_bilevel = pytest.mark.parametrize(("name", "options", "phases"), BILEVEL, ids=str)
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(autouse=True)
-def toy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(search_base._SEARCHES, "toy", TOY)
-
-
-def base_config(data: Path, out: Path, **changes: Any) -> TrainConfig:
-    values: dict[str, Any] = {
-        "data": data, "out": out, "method": "full", "dim": 8, "bottom": (16,), "top": (16, 1),
-        "batch_size": 64, "eval_batch_size": 256, "num_threads": 1, "quiet": True, "threshold": 20,
-    }  # fmt: skip
-    return TrainConfig.model_validate({**values, **changes})
+pytestmark = pytest.mark.usefixtures("toy")
 
 
 class Watch:

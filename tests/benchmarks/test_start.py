@@ -9,12 +9,6 @@ from safetensors.torch import load_file, save_file
 
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.train import train
-from tests.benchmarks.folder import write_folder
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp("data"))
 
 
 def small(data: Path, out: Path, **changes: Any) -> TrainConfig:

@@ -42,11 +42,6 @@ TIMED = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp("data"))
-
-
 def small(data: Path, out: Path, **changes: Any) -> TrainConfig:
     values: dict[str, Any] = {
         "data": data, "out": out, "method": "full", "dim": 8, "bottom": (16,), "top": (16, 1),

@@ -4,11 +4,15 @@ Gates start at 1 and are trained as a phase says; ``derive`` keeps the columns o
 the largest gates, as many as the budget holds.
 """
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from compactrec.benchmarks.config import TrainConfig
 from compactrec.embeddings import FullConfig, Group, Plan, full_plan, size
 from compactrec.embeddings.placing import logical_table
 from compactrec.embeddings.pruned import pruned_assignment
@@ -16,7 +20,7 @@ from compactrec.embeddings.search import Derived, Losses, Phase, Search, SearchT
 from compactrec.embeddings.search.base import BudgetTooSmallError
 from compactrec.embeddings.search.supernet import Supernet
 
-__all__ = ["TOY", "ToyOptions", "ToySupernet"]
+__all__ = ["TOY", "ToyOptions", "ToySupernet", "base_config"]
 
 
 class ToyOptions(BaseModel):
@@ -154,3 +158,13 @@ TOY = Search(
     derive=derive,
     training={"table_learning_rate": 0.05, "table_optimizer": "adagrad"},
 )
+
+
+def base_config(data: Path, out: Path, **changes: Any) -> TrainConfig:
+    """A small model on the folder of ``folder.py``."""
+    values: dict[str, Any] = {
+        "data": data, "out": out, "method": "full", "dim": 8, "bottom": (16,), "top": (16, 1),
+        "batch_size": 64, "eval_batch_size": 256, "num_threads": 1, "quiet": True, "threshold": 20,
+        "dense_learning_rate": 0.005,
+    }  # fmt: skip
+    return TrainConfig.model_validate({**values, **changes})

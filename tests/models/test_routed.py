@@ -28,7 +28,6 @@ from compactrec.embeddings import (
 from compactrec.embeddings.pruned import pruned_assignment
 from compactrec.embeddings.routers import LinearRouterConfig
 from compactrec.models.routed import RoutedModel, bags_of, fit_bias, select_examples
-from tests.benchmarks.folder import write_folder
 from tests.models.routed import (
     CLUSTERS,
     FEATURES,
@@ -291,11 +290,6 @@ def test_pooled_auc_is_not_the_mean_of_clusters() -> None:
     assert auc(logits, labels) == 0.75
     model = RoutedModel(Given(clusters), [Notes(0), Notes(1)])
     assert auc(model.calibrate(logits, clusters, labels), labels) > 0.75
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp("data"))
 
 
 def plan_for_folder(shared: bool) -> RoutedPlan:

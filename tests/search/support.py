@@ -1,6 +1,6 @@
 """Small tasks and models for the tests of searches."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,9 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from compactrec.embeddings import Feature
 from compactrec.embeddings.search import SearchTask, Supernet, get_search
-from compactrec.embeddings.search.base import parse_search_options
+from compactrec.embeddings.search.base import Rows, parse_search_options
 
-__all__ = ["FEATURES", "batch_of", "loss_of", "make_task", "train_weights"]
+__all__ = ["FEATURES", "batch_of", "loss_of", "make_task", "no_fitness", "no_rows", "train_weights"]
 
 DIM = 8
 FEATURES = (
@@ -86,3 +86,13 @@ def train_weights(supernet: Supernet, rate: float = 0.1, steps: int = 3) -> nn.L
                 if gradient is not None:
                     weight -= rate * gradient
     return head
+
+
+def no_rows(split: str, num_rows: int) -> Iterator[Rows]:
+    """The rows of a search that looks at none when it derives."""
+    raise AssertionError("it looks at no rows when it derives")
+
+
+def no_fitness(masks: Tensor) -> Tensor:
+    """The fitness of a search that judges no candidates."""
+    raise AssertionError("it judges no candidates")

@@ -1,6 +1,5 @@
 """AutoDim: the mixture, its noise and temperature, whose gradients move what, and the plan."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 
@@ -20,7 +19,6 @@ from compactrec.embeddings.search.autodim import (
     WidthMixture,
     derive_autodim,
 )
-from compactrec.embeddings.search.base import Rows
 from compactrec.embeddings.search.choosing import best_choices
 from tests.search.support import (
     DIM,
@@ -29,18 +27,12 @@ from tests.search.support import (
     batch_of,
     loss_of,
     make_task,
+    no_fitness,
+    no_rows,
     train_weights,
 )
 
 SEARCH = Phase("search", 1, architecture="validation")
-
-
-def no_rows(split: str, num_rows: int) -> Iterator[Rows]:
-    raise AssertionError("it looks at no rows when it derives")
-
-
-def no_fitness(masks: Tensor) -> Tensor:
-    raise AssertionError("it judges no candidates")
 
 
 def supernet(**options: object) -> AutoDimSupernet:

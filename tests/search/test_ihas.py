@@ -32,7 +32,6 @@ from compactrec.embeddings.search.base import Rows
 from compactrec.embeddings.search.cluster_plans import RankedMasks
 from compactrec.embeddings.search.ihas import IhasSupernet, derive_ihas
 from compactrec.models.routed import RoutedModel, bags_of
-from tests.benchmarks.folder import write_folder
 from tests.search.support import DIM, FEATURES, SEARCHED, batch_of, make_task
 
 NUM_ROWS = 1500
@@ -351,11 +350,6 @@ def config_of(**changes: Any) -> TrainConfig:
         "decay_mode": "dense_coupled",
     }  # fmt: skip
     return TrainConfig.model_validate({**values, **changes})
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp("data"))
 
 
 @pytest.mark.parametrize("decay_mode", ["dense_coupled", "dense_decoupled", "touched_rows"])

@@ -1,25 +1,13 @@
 """Magnitude pruning: the largest values stay, over all tables together."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
-from torch import Tensor
 
 from compactrec.embeddings import CompressedEmbeddingBagCollection, size
 from compactrec.embeddings.placing import logical_table, place
 from compactrec.embeddings.search import Trained, get_search
-from compactrec.embeddings.search.base import Rows
 from compactrec.embeddings.search.magnitude import MagnitudeSupernet, derive_magnitude
-from tests.search.support import SEARCHED, make_task, train_weights
-
-
-def no_rows(split: str, num_rows: int) -> Iterator[Rows]:
-    raise AssertionError("it looks at no rows when it derives")
-
-
-def no_fitness(masks: Tensor) -> Tensor:
-    raise AssertionError("it judges no candidates")
+from tests.search.support import SEARCHED, make_task, no_fitness, no_rows, train_weights
 
 
 def trained(**options: object) -> Trained:

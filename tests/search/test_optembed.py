@@ -1,7 +1,6 @@
 """OptEmbed: thresholds, random widths, what is kept and what it costs."""
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from compactrec.benchmarks.optimizers import Optimizers
 from compactrec.embeddings import CompressedEmbeddingBagCollection, size
 from compactrec.embeddings.placing import logical_table, place
 from compactrec.embeddings.search import Trained, optembed
-from compactrec.embeddings.search.base import Rows
 from compactrec.embeddings.search.evolution import Budget, Evolved, evolve
 from compactrec.embeddings.search.optembed import OptEmbedSupernet, derive_optembed
 from compactrec.embeddings.search.prefix_mask import PrefixMask, prefix_masks
@@ -27,6 +25,7 @@ from tests.search.support import (
     batch_of,
     loss_of,
     make_task,
+    no_rows,
     train_weights,
 )
 
@@ -35,10 +34,6 @@ def supernet(**options: object) -> OptEmbedSupernet:
     torch.manual_seed(0)
     options = {"generations": 5, **options}
     return OptEmbedSupernet(make_task("optembed", **options))  # type: ignore[arg-type]
-
-
-def no_rows(split: str, num_rows: int) -> Iterator[Rows]:
-    raise AssertionError("it looks at no rows when it derives")
 
 
 def trained(net: OptEmbedSupernet, initial: dict[str, Tensor] | None = None) -> Trained:

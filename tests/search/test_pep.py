@@ -1,7 +1,6 @@
 """PEP: the threshold's formula, what moves it, the masks it leaves, and training what is left."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -13,25 +12,25 @@ from torch import Tensor
 from compactrec.embeddings import CompressedEmbeddingBagCollection, Feature, size, soft_threshold
 from compactrec.embeddings.placing import logical_table, place
 from compactrec.embeddings.search import Phase, SearchTask, Supernet, Trained, get_search
-from compactrec.embeddings.search.base import Rows, parse_search_options
+from compactrec.embeddings.search.base import parse_search_options
 from compactrec.embeddings.search.pep import PepOptions, PepSupernet, derive_pep
 from compactrec.embeddings.search.pruning import sparse_plan
 from compactrec.embeddings.soft_threshold import shrink
 from tests.reference import soft_threshold as reference
-from tests.search.support import FEATURES, SEARCHED, batch_of, loss_of, make_task
+from tests.search.support import (
+    FEATURES,
+    SEARCHED,
+    batch_of,
+    loss_of,
+    make_task,
+    no_fitness,
+    no_rows,
+)
 
 BUDGETS = (2_000, 1_300)
 STEPS = 60
 GRAINS = ("id_dim", "id", "dim", "feature")
 each_grain = pytest.mark.parametrize("grain", GRAINS)
-
-
-def no_rows(split: str, num_rows: int) -> Iterator[Rows]:
-    raise AssertionError("it looks at no rows when it derives")
-
-
-def no_fitness(masks: Tensor) -> Tensor:
-    raise AssertionError("it judges no candidates")
 
 
 def supernet(budgets: tuple[int, ...] = BUDGETS, **options: object) -> PepSupernet:

@@ -1,17 +1,14 @@
 """OptEmbed's thresholds: their gradient, their options, and what is judged under a budget."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
 
 from compactrec.embeddings.search import Trained
-from compactrec.embeddings.search.base import Rows
 from compactrec.embeddings.search.optembed import OptEmbedSupernet, derive_optembed
 from compactrec.embeddings.thresholded import Thresholded
 from tests.reference import thresholded
-from tests.search.support import DIM, SEARCHED, make_task
+from tests.search.support import DIM, SEARCHED, make_task, no_rows
 
 BUDGET = 1_900
 
@@ -20,10 +17,6 @@ def supernet(**options: object) -> OptEmbedSupernet:
     torch.manual_seed(0)
     options = {"generations": 3, **options}
     return OptEmbedSupernet(make_task("optembed", **options))  # type: ignore[arg-type]
-
-
-def no_rows(split: str, num_rows: int) -> Iterator[Rows]:
-    raise AssertionError("it looks at no rows when it derives")
 
 
 def test_a_threshold_gets_the_sum_of_its_rows_gradients() -> None:
