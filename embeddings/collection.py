@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import (
     EmbeddingBagCollection,
@@ -20,6 +20,7 @@ from compactrec.embeddings.logical import LogicalCombine
 from compactrec.embeddings.plan import Plan
 from compactrec.embeddings.rewrite import Bags, Rewrite
 from compactrec.embeddings.rewrites import Stream
+from compactrec.embeddings.tracing import as_leaf
 
 if TYPE_CHECKING:
     from compactrec.embeddings.fused import FusedTables
@@ -50,17 +51,20 @@ class KjtRewrite(nn.Module):
 
     def forward(self, features: KeyedJaggedTensor) -> KeyedJaggedTensor:
         """Physical bags of the same batch, one key per part."""
-        weights = features.weights_or_none()
-        if (weights is not None) != self._is_weighted:
+        leaf = as_leaf(self, features)
+        if leaf is not None:
+            return cast(KeyedJaggedTensor, leaf)
+        if self._is_weighted and features.weights_or_none() is None:
             raise ValueError(
-                f"the batch has {'weights' if weights is not None else 'no weights'} but the "
-                f"collection was built with is_weighted={self._is_weighted}"
+                "the batch has no weights but the collection was built with is_weighted=True; "
+                "give one weight per id, or build it without"
             )
         if features.keys() != self._keys:
             features = self._by_name(features)
         if features.values().dtype != torch.int64:
             raise ValueError(f"ids must be int64, got {features.values().dtype}")
-        bags = Bags(features.values(), features.lengths(), features.weights_or_none())
+        weights = features.weights_or_none() if self._is_weighted else None
+        bags = Bags(features.values(), features.lengths(), weights)
         out = self.ids(bags, None if torch.compiler.is_compiling() else features.length_per_key())
         return KeyedJaggedTensor(
             keys=list(self.ids.part_keys),
@@ -89,8 +93,10 @@ class CompressedEmbeddingBagCollection(EmbeddingBagCollectionInterface):
         plan: features and their method configs.
         engine: ``eager`` (a plain EmbeddingBagCollection, dense gradients; for reference, export
             and sharding) or ``fused`` (FBGEMM, optimizer inside backward; one process).
-        device: where to build; ``meta`` only with ``eager``.
-        is_weighted: batches carry one weight per id.
+        device: where to build, by default as torch does; ``meta`` only with ``eager``, and what is
+            looked up there has a shape and no numbers.
+        is_weighted: batches carry one weight per id. Without it, weights of a batch are not read,
+            as in torchrec.
         optimizer: for ``fused`` only; row-wise Adagrad by default.
         check_ids: raise on ids out of range. Without, such an id is undefined behaviour: it may
             read another row, another feature's table or, with ``fused``, any memory.
@@ -129,8 +135,8 @@ class CompressedEmbeddingBagCollection(EmbeddingBagCollectionInterface):
         self.plan = plan
         self.engine: Engine = engine
         self._is_weighted = is_weighted
-        where = torch.device(device or "cpu")
-        seed = int(torch.empty((), dtype=torch.int64).random_())
+        where = torch.get_default_device() if device is None else torch.device(device)
+        seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_())
         with where:
             lowered = plan.lower()
         streams = [stream for part in lowered for stream in part.streams]
@@ -154,6 +160,11 @@ class CompressedEmbeddingBagCollection(EmbeddingBagCollectionInterface):
 
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
         """Logical vectors; raises ``ValueError`` on missing features and ids out of range."""
+        if self.engine == "fused" and (leaf := as_leaf(self, features)) is not None:
+            return cast(KeyedTensor, leaf)
+        if not isinstance(features, fx.Proxy) and features.values().device.type == "meta":
+            values = torch.empty(features.stride(), sum(self._dims), device="meta")
+            return KeyedTensor(keys=self._keys, length_per_key=self._dims, values=values)
         physical = self.rewrite(features)
         keys: Sequence[str] = ()
         dims: Sequence[int] = ()
@@ -188,6 +199,11 @@ class CompressedEmbeddingBagCollection(EmbeddingBagCollectionInterface):
     def is_weighted(self) -> bool:
         """True where batches carry one weight per id."""
         return self._is_weighted
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tables are; the CPU where there are none."""
+        return next((p.device for p in self.tables.parameters()), torch.device("cpu"))
 
     def reset_parameters(self) -> None:
         """Draw all initial weights again, e.g. after ``meta`` construction and ``to_empty``."""

@@ -9,12 +9,14 @@ side (they do when one process owns the tables) they are read in place.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from compactrec.embeddings.combines import Combine
 from compactrec.embeddings.contract import Output
+from compactrec.embeddings.tracing import as_leaf
 
 __all__ = ["LogicalCombine"]
 
@@ -67,6 +69,9 @@ class LogicalCombine(nn.Module):
 
     def forward(self, values: Tensor, keys: Sequence[str], dims: Sequence[int]) -> Tensor:
         """``(N, sum of part dims) -> (N, sum of logical dims)``, outputs in declared order."""
+        leaf = as_leaf(self, values, keys, dims)
+        if leaf is not None:
+            return cast(Tensor, leaf)
         cut = self._cut
         if cut is None or cut.keys != tuple(keys):
             cut = self._cut = _make_cut(self._groups, keys, dims)

@@ -27,23 +27,46 @@ class Model(nn.Module):
         return self.top(self.embeddings(batch).values()).relu()
 
 
-@pytest.mark.parametrize("leaves", [PARTS, ["CompressedEmbeddingBagCollection"]], ids=len)
+LEAVES = ([], PARTS, ["CompressedEmbeddingBagCollection"])
+
+
+@pytest.mark.parametrize("leaves", LEAVES, ids=len)
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
 @each_case
 def test_traced_models_keep_the_numbers(case: Case, weighted: bool, leaves: list[str]) -> None:
     model = Model(build(case.plan, is_weighted=weighted))
     traced = symbolic_trace(model, leaf_modules=leaves)
     called = {n.target for n in traced.graph.nodes if n.op == "call_module"}
-    whole = {f"embeddings.{name}" for name, _ in model.embeddings.named_children()}
-    assert called == {"top"} | (whole if leaves is PARTS else {"embeddings"})
+    assert ("embeddings" in called) == (leaves == LEAVES[2])
+    if leaves == PARTS:
+        whole = {f"embeddings.{name}" for name, _ in model.embeddings.named_children()}
+        assert called == {"top"} | whole
     for bags, size in (("multi", 7), ("single", 4), ("empty", 1)):
         batch = make_batch(case.plan, bags, weighted=weighted, size=size).kjt()  # type: ignore[arg-type]
         torch.testing.assert_close(traced(batch), model(batch), rtol=0, atol=0)
 
 
-def test_the_parts_cannot_be_traced() -> None:
-    """The rewrite reads lengths and refuses bad ids: Python that a symbolic trace does not see."""
-    with pytest.raises(ValueError, match="the collection was built with is_weighted=False"):
-        symbolic_trace(Model(build(CASES[0].plan)), leaf_modules=PARTS[1:])
-    with pytest.raises(torch.fx.proxy.TraceError, match="Proxy object cannot be iterated"):
-        symbolic_trace(Model(build(CASES[0].plan)), leaf_modules=PARTS[:2])
+@each_case
+def test_a_fused_collection_is_a_leaf(case: Case) -> None:
+    model = Model(CompressedEmbeddingBagCollection(case.plan, engine="fused"))
+    traced = symbolic_trace(model)
+    called = {n.target for n in traced.graph.nodes if n.op == "call_module"}
+    assert called == {"top", "embeddings"}
+    batch = make_batch(case.plan, "multi", size=5).kjt()
+    torch.testing.assert_close(traced(batch), model(batch), rtol=0, atol=0)
+
+
+@each_case
+def test_on_meta_there_are_shapes(case: Case) -> None:
+    collection = CompressedEmbeddingBagCollection(case.plan, device="meta")
+    with torch.device("meta"):
+        assert CompressedEmbeddingBagCollection(case.plan).device.type == "meta"
+    batch = make_batch(case.plan, "multi", size=5).kjt()
+    vectors = collection(batch.to(torch.device("meta")))
+    expected = build(case.plan)(batch)
+    assert vectors.values().device.type == "meta"
+    assert vectors.values().shape == expected.values().shape
+    assert (vectors.keys(), vectors.length_per_key()) == (
+        expected.keys(),
+        expected.length_per_key(),
+    )

@@ -1,0 +1,230 @@
+r"""torchrec's own tests of its EmbeddingBagCollection, run over CompressedEmbeddingBagCollection.
+
+    git clone https://github.com/meta-pytorch/torchrec
+    pip install parameterized
+    python benchmarks/torchrec_suite.py torchrec --out benchmarks/results/torchrec-suite.json
+
+Every test runs twice: as it is, and with :func:`substitute` in the place of the class. Listed are
+the tests that make such a collection; what is under test besides is the torchrec that is installed.
+"""
+
+import argparse
+import importlib.util
+import json
+import sys
+import unittest
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Literal, cast
+
+import torch
+import torchrec.distributed.test_utils
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+
+from compactrec.benchmarks.environment import library_versions
+from compactrec.embeddings import (
+    CompressedEmbeddingBagCollection,
+    Feature,
+    FullConfig,
+    Group,
+    Plan,
+)
+
+__all__ = ["FILES", "Outcome", "Suite", "main", "run_suite", "substitute"]
+
+FILES = (
+    "torchrec/modules/tests/test_embedding_modules.py",
+    "torchrec/modules/tests/test_fp_embedding_modules.py",
+    "torchrec/models/tests/test_dlrm.py",
+    "torchrec/models/tests/test_deepfm.py",
+)
+CLASS = "EmbeddingBagCollection"
+Verdict = Literal["passed", "failed", "skipped"]
+
+
+class Outcome(BaseModel):
+    """One test, with torchrec's class and with ours."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: str
+    test: str
+    torchrec: Verdict
+    compactrec: Verdict
+    error: str = ""
+    """The first line of what ours raised."""
+
+
+class Suite(BaseModel):
+    """All of them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    checkout: str
+    """``version.txt`` of the tests."""
+    versions: dict[str, str | None]
+    missing: dict[str, str]
+    """Files of tests that could not be loaded, and why."""
+    outcomes: tuple[Outcome, ...]
+
+
+class _Named(CompressedEmbeddingBagCollection):
+    """With the tables under torchrec's names too."""
+
+    embedding_bags: dict[str, nn.Module]
+
+
+def substitute(
+    tables: Sequence[EmbeddingBagConfig],
+    is_weighted: bool = False,
+    device: torch.device | None = None,
+) -> CompressedEmbeddingBagCollection:
+    """What torchrec's constructor makes of the same arguments: method ``full``, a group per table.
+
+    It starts from the very weights that torchrec's class draws, so that a test which knows numbers
+    can be passed.
+    """
+    theirs = EmbeddingBagCollection(list(tables), is_weighted, device)  # may refuse the tables
+    features, groups = [], []
+    for table in tables:
+        mean = table.pooling == PoolingType.MEAN
+        features += [
+            Feature(
+                name=name,
+                num_ids=table.num_embeddings,
+                dim=table.embedding_dim,
+                pooling="mean" if mean else "sum",
+            )
+            for name in table.feature_names
+        ]
+        groups.append(Group(tuple(table.feature_names), FullConfig()))
+    plan = Plan(tuple(features), tuple(groups))
+    with torch.random.fork_rng():
+        ours = _Named(plan, is_weighted=is_weighted, device=device)
+    holders = cast(nn.ModuleDict, ours.tables.embedding_bags)
+    ours.embedding_bags = {}
+    for table, lowered in zip(tables, plan.lower(), strict=True):
+        weight = cast(nn.EmbeddingBag, theirs.embedding_bags[table.name]).weight
+        ours.embedding_bags[table.name] = holders[lowered.tables[0].name]
+        if not weight.is_meta:  # rows lie side by side, also where several fill a physical one
+            own = cast(Tensor, holders[lowered.tables[0].name].weight)
+            own.detach().view(-1)[: weight.numel()].copy_(weight.detach().view(-1))
+    return ours
+
+
+def run_suite(checkout: Path, files: Sequence[str] = FILES) -> Suite:
+    """Every test in ``files`` that makes a collection."""
+    missing: dict[str, str] = {}
+    outcomes: list[Outcome] = []
+    for package in (torchrec, torchrec.distributed, torchrec.distributed.test_utils):
+        folder = checkout / Path(*package.__name__.split("."))
+        package.__path__.append(str(folder))  # helpers of tests that the wheel leaves out
+    for file in files:
+        try:
+            module = _load(checkout / file)
+        except (ImportError, OSError) as error:
+            missing[file] = f"{type(error).__name__}: {error}"
+            continue
+        if hasattr(module, CLASS):
+            outcomes += _outcomes(module, file)
+    version = checkout / "version.txt"
+    return Suite(
+        checkout=version.read_text().strip() if version.is_file() else "unknown",
+        versions=library_versions(),
+        missing=missing,
+        outcomes=tuple(outcomes),
+    )
+
+
+def _outcomes(module: ModuleType, file: str) -> Iterator[Outcome]:
+    for case in _cases(unittest.defaultTestLoader.loadTestsFromModule(module)):
+        made, (theirs, _) = _with(module, EmbeddingBagCollection, case)
+        if not made:
+            continue
+        _, (ours, error) = _with(module, substitute, case)
+        name = case.id().split(".", 1)[1]
+        yield Outcome(file=file, test=name, torchrec=theirs, compactrec=ours, error=error)
+
+
+def _with(
+    module: ModuleType, make: Callable[..., nn.Module], case: unittest.TestCase
+) -> tuple[int, tuple[Verdict, str]]:
+    """How many collections the test made, and how it ended, with ``make`` for the class."""
+    made = 0
+
+    def counted(
+        tables: list[EmbeddingBagConfig],
+        is_weighted: bool = False,
+        device: torch.device | None = None,
+    ) -> nn.Module:
+        nonlocal made
+        made += 1
+        return make(tables, is_weighted, device)
+
+    setattr(module, CLASS, counted)
+    result = unittest.TestResult()
+    fresh = type(case)(case.id().rsplit(".", 1)[1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fresh.run(result)
+    setattr(module, CLASS, EmbeddingBagCollection)
+    if result.skipped:
+        return made, ("skipped", result.skipped[0][1])
+    broken = [*result.errors, *result.failures]
+    return made, (("failed", _last_line(broken[0][1])) if broken else ("passed", ""))
+
+
+def _last_line(trace: str) -> str:
+    """The line of a traceback that names the error."""
+    lines = [line for line in trace.splitlines() if line.strip()]
+    named = [line for line in lines if line[0] not in " \t" and "Error" in line.split(":")[0]]
+    return (named or lines or [""])[-1 if not named else 0][:300]
+
+
+def _cases(suite: unittest.TestSuite) -> Iterator[unittest.TestCase]:
+    for item in suite:
+        if isinstance(item, unittest.TestSuite):
+            yield from _cases(item)
+        else:
+            yield item
+
+
+def _load(path: Path) -> ModuleType:
+    """The module in a file, whose imports are of what is installed."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file; give the folder of a torchrec checkout")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def main() -> None:
+    """Run, print and, with ``--out``, write the outcome."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("checkout", type=Path, help="folder of a torchrec checkout")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    suite = run_suite(args.checkout)
+    for outcome in suite.outcomes:
+        print(f"{outcome.torchrec:8s} {outcome.compactrec:8s} {outcome.test}  {outcome.error}")
+    for file, reason in suite.missing.items():
+        print(f"not loaded: {file}: {reason}")
+    both = Counter((o.torchrec, o.compactrec) for o in suite.outcomes)
+    print("torchrec, compactrec:", dict(both))
+    if args.out is not None:
+        text = json.dumps(suite.model_dump(mode="json"), indent=1)
+        args.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
