@@ -51,6 +51,7 @@ docs: setup ## write the derived parts of README.md and of the method cards
 bench-smoke: setup ## every benchmark at a toy size, about a minute
 	@mkdir -p $(SMOKE)
 	$(PY) -m compactrec.benchmarks.bench_tables --batch 256 --rounds 2 --out $(SMOKE)/tables.json
+	$(PY) -m compactrec.benchmarks.bench_training --quick --out $(SMOKE)/training.json
 	$(PY) -m compactrec.benchmarks.bench_loader --rows 50000 --batch 2048 --rounds 1 --out $(SMOKE)/loader.json
 	$(PY) -m compactrec.benchmarks.bench_prepare --rows 20000 --rounds 1 --out $(SMOKE)/prepare.json
 
