@@ -29,7 +29,6 @@ from compactrec.benchmarks.summary import Summary
 from compactrec.benchmarks.texts import budget_text
 from compactrec.data.manifest import Manifest
 from compactrec.embeddings import AnyPlan, Method, get_method, method_names, size
-from compactrec.embeddings.registry import lower
 from compactrec.embeddings.search import Search, get_search, search_names
 
 __all__ = [
@@ -137,7 +136,7 @@ def plan_table(plan: AnyPlan, title: str) -> Table:
         for group in part.groups:
             row = next(rows)
             with torch.device("meta"):
-                tables = lower(group.config, part.group_features(group), arrays).tables
+                tables = part.lower_group(group, arrays).tables
             shapes = _shapes((t.num_rows, t.dim) for t in tables)
             num_bytes = row.table_bytes + row.aux_bytes + row.dense_bytes
             table.add_row(

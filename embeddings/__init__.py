@@ -13,6 +13,7 @@ from compactrec.embeddings.gated import GatedConfig
 from compactrec.embeddings.hashed import HashConfig
 from compactrec.embeddings.hashing import hash_strings
 from compactrec.embeddings.layers import CompressedEmbedding, CompressedEmbeddingBag
+from compactrec.embeddings.materialize import materialize
 from compactrec.embeddings.mixed import MixedConfig
 from compactrec.embeddings.parameters import dense_parameters
 from compactrec.embeddings.plan import AnyPlan, Group, Plan, load_plan, select
@@ -29,6 +30,8 @@ from compactrec.embeddings.routed import RoutedPlan
 from compactrec.embeddings.size import SizeReport, size
 from compactrec.embeddings.soft_threshold import SoftThresholdConfig
 from compactrec.embeddings.sparse import SparseConfig
+from compactrec.embeddings.swap import NoEffectWarning, compress, plan_swap
+from compactrec.embeddings.swap_report import SwapReport
 from compactrec.embeddings.thresholded import ThresholdedConfig
 from compactrec.embeddings.unified import UnifiedConfig
 from compactrec.embeddings.uniform import UniformConfig
@@ -36,6 +39,9 @@ from compactrec.embeddings.uniform import UniformConfig
 if TYPE_CHECKING:
     from compactrec.embeddings.collection import (
         CompressedEmbeddingBagCollection as CompressedEmbeddingBagCollection,
+    )
+    from compactrec.embeddings.sequence_collection import (
+        CompressedEmbeddingCollection as CompressedEmbeddingCollection,
     )
 
 __all__ = [
@@ -52,6 +58,7 @@ __all__ = [
     "Method",
     "MethodConfig",
     "MixedConfig",
+    "NoEffectWarning",
     "Plan",
     "PrunedConfig",
     "RandomConfig",
@@ -60,22 +67,29 @@ __all__ = [
     "SizeReport",
     "SoftThresholdConfig",
     "SparseConfig",
+    "SwapReport",
     "ThresholdedConfig",
     "UnifiedConfig",
     "UniformConfig",
     "all_method_names",
+    "compress",
     "dense_parameters",
     "full_plan",
     "get_method",
     "hash_strings",
     "load_plan",
     "make_plan",
+    "materialize",
     "method_names",
+    "plan_swap",
     "select",
     "size",
 ]
 
-_NEEDS_TORCHREC = {"CompressedEmbeddingBagCollection": "compactrec.embeddings.collection"}
+_NEEDS_TORCHREC = {
+    "CompressedEmbeddingBagCollection": "compactrec.embeddings.collection",
+    "CompressedEmbeddingCollection": "compactrec.embeddings.sequence_collection",
+}
 
 
 def __getattr__(name: str) -> Any:

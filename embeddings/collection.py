@@ -133,6 +133,8 @@ class CompressedEmbeddingBagCollection(EmbeddingBagCollectionInterface):
                 f"collection with a torch.optim optimizer over its parameters()"
             )
         self.plan = plan
+        self.plain_names: dict[str, str] = {}
+        """Names of the plain tables that ``materialize`` makes, by feature; its name by default."""
         self.engine: Engine = engine
         self._is_weighted = is_weighted
         where = torch.get_default_device() if device is None else torch.device(device)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from compactrec.embeddings.config import MethodConfig
 from compactrec.embeddings.contract import Arrays
+from compactrec.embeddings.core import Core
 from compactrec.embeddings.single import SingleFeature
 
 __all__ = ["CompressedEmbedding", "CompressedEmbeddingBag"]
@@ -24,6 +25,11 @@ class CompressedEmbedding(SingleFeature):
     ``ValueError`` on ids that are not int32 or int64 and on ids out of range. Bytes:
     :func:`compactrec.embeddings.size`.
     """
+
+    @classmethod
+    def from_core(cls, core: Core, *, padding_idx: int | None = None) -> Self:
+        """A layer that reads ``core``, as other layers may: tied, or in one group."""
+        return cls._reading(core, padding_idx)
 
     def forward(self, ids: Tensor) -> Tensor:
         """``(*) int -> (*, embedding_dim)``"""
@@ -109,6 +115,21 @@ class CompressedEmbeddingBag(SingleFeature):
             padding_idx=padding_idx,
         )
         made.mode = _checked_mode(mode)
+        return made
+
+    @classmethod
+    def from_core(
+        cls,
+        core: Core,
+        *,
+        mode: Mode = "mean",
+        include_last_offset: bool = False,
+        padding_idx: int | None = None,
+    ) -> Self:
+        """A layer that reads ``core``, as other layers may: tied, or in one group."""
+        made = cls._reading(core, padding_idx)
+        made.mode = _checked_mode(mode)
+        made.include_last_offset = include_last_offset
         return made
 
     def forward(

@@ -15,8 +15,9 @@ from compactrec.embeddings.config import MethodConfig, first_error
 from compactrec.embeddings.contract import Arrays, Lowered, check_array
 from compactrec.embeddings.feature import Feature, check_features
 from compactrec.embeddings.full import FullConfig
-from compactrec.embeddings.registry import config_from_dict, lower
+from compactrec.embeddings.registry import config_from_dict
 from compactrec.embeddings.routers import RoutingBytes
+from compactrec.embeddings.ties import check_ties, lower_tied
 
 if TYPE_CHECKING:
     from compactrec.embeddings.routed import RoutedPlan
@@ -42,6 +43,8 @@ class Group:
 
     features: tuple[str, ...]
     config: MethodConfig
+    ties: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Features of the group that have the vectors of another one, and which."""
 
     def __post_init__(self) -> None:
         if not self.features:
@@ -49,6 +52,12 @@ class Group:
                 f"a group with config {self.config.to_dict()} names no feature; name one or leave "
                 f"the group out"
             )
+        check_ties(self.features, self.ties)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON value; ``ties`` only where there are any."""
+        ties = {"ties": dict(self.ties)} if self.ties else {}
+        return {"features": list(self.features), "config": self.config.to_dict(), **ties}
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +122,12 @@ class Plan:
 
     def lower(self) -> list[Lowered]:
         """Lower every group."""
-        return [lower(g.config, self.group_features(g), self.arrays) for g in self.groups]
+        return [self.lower_group(group) for group in self.groups]
+
+    def lower_group(self, group: Group, arrays: Arrays | None = None) -> Lowered:
+        """Lower one group; with other arrays than the plan's where they are given."""
+        arrays = self.arrays if arrays is None else arrays
+        return lower_tied(group.config, self.group_features(group), group.ties, arrays)
 
     def check_features(self, features: tuple[Feature, ...]) -> None:
         """Raise when ``features`` are not the ones the plan was made for."""
@@ -132,9 +146,7 @@ class Plan:
             "format": FORMAT,
             "version": VERSION,
             "features": [f.model_dump(mode="json", exclude_defaults=True) for f in self.features],
-            "groups": [
-                {"features": list(g.features), "config": g.config.to_dict()} for g in self.groups
-            ],
+            "groups": [group.to_json() for group in self.groups],
             "arrays": {name: array_checksum(array) for name, array in sorted(self.arrays.items())},
         }
 
@@ -270,9 +282,10 @@ def _matching_rule(feature: Feature, rules: Mapping[str, MethodConfig]) -> str:
 
 def _group(value: Any) -> Group:
     """One entry of a plan's ``groups``."""
-    if not isinstance(value, dict) or value.keys() != {"features", "config"}:
+    if not isinstance(value, dict) or value.keys() - {"ties"} != {"features", "config"}:
         raise ValueError(f"plan: a group needs the keys 'config' and 'features' alone, got {value}")
-    return Group(tuple(value["features"]), config_from_dict(value["config"]))
+    config = config_from_dict(value["config"])
+    return Group(tuple(value["features"]), config, value.get("ties", {}))
 
 
 def _arrays_path(path: Path) -> Path:

@@ -5,61 +5,20 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compactrec.embeddings.budget import make_plan
 from compactrec.embeddings.config import MethodConfig
-from compactrec.embeddings.contract import Arrays, Lowered, Table
+from compactrec.embeddings.contract import Arrays
+from compactrec.embeddings.core import Core, make_cores
 from compactrec.embeddings.feature import Feature
 from compactrec.embeddings.full import FullConfig
-from compactrec.embeddings.logical import LogicalCombine
-from compactrec.embeddings.registry import lower
-from compactrec.embeddings.rewrite import Bags, Rewrite
+from compactrec.embeddings.rewrite import Bags
 
 __all__ = ["SingleFeature"]
 
 _CHUNK = 65_536
-
-
-class _BagTables(nn.Module):
-    """Physical tables as plain modules; the same state-dict keys as a torchrec collection."""
-
-    def __init__(self, tables: tuple[Table, ...], *, sparse: bool) -> None:
-        super().__init__()
-        self._tables = tables
-        self.embedding_bags = nn.ModuleDict(
-            {
-                t.name: nn.EmbeddingBag(
-                    t.num_rows, t.dim, mode="sum", include_last_offset=True, sparse=sparse
-                )
-                for t in tables
-            }
-        )
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        for table in self._tables:
-            weight = self.embedding_bags[table.name].weight
-            assert isinstance(weight, Tensor)
-            if not weight.is_meta:
-                table.init_fn(weight)
-
-    def forward(self, bags: Bags, part_tables: tuple[str, ...], num_bags: int) -> Tensor:
-        """``(N, sum of part dims)``, parts in the order of ``part_tables``."""
-        grid = bags.lengths.view(len(part_tables), num_bags)
-        counts = grid.sum(1).tolist()
-        ends = F.pad(grid.cumsum(1), (1, 0))
-        rows = bags.values.split(counts)
-        weights = [None] * len(counts) if bags.weights is None else bags.weights.split(counts)
-        pooled = [
-            self.embedding_bags[name](rows[i], ends[i], weights[i])
-            for i, name in enumerate(part_tables)
-        ]
-        if not pooled:  # every id is dropped
-            return torch.zeros(num_bags, 0, device=bags.lengths.device)
-        return pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=1)
 
 
 class SingleFeature(nn.Module):
@@ -101,26 +60,32 @@ class SingleFeature(nn.Module):
                 f"arguments, such as padding_idx, go by name"
             )
         _refuse(max_norm, norm_type, scale_grad_by_freq)
-        self.feature = Feature(name=name, num_ids=num_embeddings, dim=embedding_dim)
-        self.config = config or FullConfig()
-        self.padding_idx = _checked_padding(padding_idx, num_embeddings)
-        with torch.device(device or "cpu"):
-            lowered: Lowered = lower(self.config, (self.feature,), arrays or {})
-            self.tables = _BagTables(lowered.tables, sparse=sparse)
-        if len(lowered.outputs) != 1:
-            raise ValueError(
-                f"{self.config.method}: this config makes {len(lowered.outputs)} vectors of one "
-                f"feature, and a single layer returns one; choose another operation"
-            )
-        self.rewrite = Rewrite((self.feature,), lowered.streams)
-        self.combine = LogicalCombine(lowered.outputs)
-        self.linear = lowered.outputs[0].combine.linear
-        dims = {table.name: table.dim for table in lowered.tables}
-        self._dims = [dims[table] for table in self.rewrite.part_tables]
-        if dtype is not None:
-            self.to(dtype)
-        if device is not None and torch.device(device).type != "meta":
-            self.to(device)
+        feature = Feature(name=name, num_ids=num_embeddings, dim=embedding_dim)
+        padding_idx = _checked_padding(padding_idx, num_embeddings)
+        cores = make_cores(
+            config or FullConfig(),
+            (feature,),
+            arrays or {},
+            sparse=sparse,
+            device=device,
+            dtype=dtype,
+        )
+        self._adopt(cores[name], padding_idx)
+
+    def _adopt(self, core: Core, padding_idx: int | None) -> None:
+        """Read ``core``, which other layers may read as well."""
+        self.feature, self.config, self.padding_idx = core.feature, core.config, padding_idx
+        self.tables, self.rewrite, self.combine = core.tables, core.rewrite, core.combine
+        self.linear, self.sparse = core.linear, core.tables.sparse
+        self._dims = list(core.dims)
+
+    @classmethod
+    def _reading(cls, core: Core, padding_idx: int | None) -> Self:
+        """A layer that reads ``core``; ``from_core`` of the layers is what others call."""
+        made = cls.__new__(cls)
+        nn.Module.__init__(made)
+        made._adopt(core, _checked_padding(padding_idx, core.feature.num_ids))
+        return made
 
     @classmethod
     def from_budget(

@@ -9,7 +9,6 @@ import torch
 from compactrec.embeddings.contract import Lowered
 from compactrec.embeddings.feature import Feature
 from compactrec.embeddings.plan import AnyPlan
-from compactrec.embeddings.registry import lower
 from compactrec.embeddings.sizing import aux_bytes, dense_bytes, table_bytes
 
 __all__ = ["DenseOptimizer", "GroupSize", "SizeReport", "TableOptimizer", "size"]
@@ -90,8 +89,9 @@ def size(
         for group in part.groups:
             members = part.group_features(group)
             with torch.device("meta"):
-                lowered.append(lower(group.config, members, arrays))
-            groups.append(_group_size(group.config.method, members, lowered[-1]))
+                lowered.append(part.lower_group(group, arrays))
+            own = tuple(f for f in members if f.name not in group.ties)
+            groups.append(_group_size(group.config.method, members, own, lowered[-1]))
         aux += aux_bytes(part.features, lowered)
         every += lowered
     routing, dense = plan.routing, dense_bytes(every)
@@ -107,9 +107,12 @@ def size(
     )
 
 
-def _group_size(method: str, features: tuple[Feature, ...], lowered: Lowered) -> GroupSize:
+def _group_size(
+    method: str, features: tuple[Feature, ...], own: tuple[Feature, ...], lowered: Lowered
+) -> GroupSize:
+    """``own`` are the features with a table of their own in full: those that are not tied."""
     full: int | None = 0
-    for feature in features:
+    for feature in own:
         full = (
             None
             if full is None or feature.num_ids is None

@@ -44,13 +44,14 @@ def table_bytes(lowered: Sequence[Lowered]) -> int:
 
 
 def dense_bytes(lowered: Sequence[Lowered]) -> int:
-    """Bytes of all combines' parameters."""
-    return sum(
-        parameter.numel() * parameter.element_size()
+    """Bytes of all combines' parameters; a combine that tied features share counts once."""
+    parameters = {
+        id(parameter): parameter
         for part in lowered
         for output in part.outputs
         for parameter in output.combine.parameters()
-    )
+    }
+    return sum(p.numel() * p.element_size() for p in parameters.values())
 
 
 def aux_bytes(features: Sequence[Feature], lowered: Sequence[Lowered]) -> int:

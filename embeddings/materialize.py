@@ -1,0 +1,259 @@
+"""The way back: plain tables with the logical vectors of every id, for anybody's server."""
+
+import sys
+from collections.abc import Container, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compactrec.embeddings.feature import Feature
+from compactrec.embeddings.layers import CompressedEmbeddingBag
+from compactrec.embeddings.plan import Plan
+from compactrec.embeddings.single import SingleFeature
+from compactrec.embeddings.swap_build import Built
+from compactrec.embeddings.swap_install import install
+from compactrec.embeddings.swap_reasons import refuse_wrapped
+
+__all__ = ["materialize"]
+
+_CHUNK_FLOATS = 1 << 24
+
+_Key = tuple[int, str, int | None]
+"""Layers with equal keys are tied: the same tables, feature and padding."""
+
+
+def materialize(model: nn.Module, *, max_bytes: int | None = None) -> nn.Module:
+    """Put plain tables in the place of compressed ones; returns ``model``, or the new module.
+
+    ``CompressedEmbedding`` becomes ``nn.Embedding``, ``CompressedEmbeddingBag`` becomes
+    ``nn.EmbeddingBag``, and the compressed collections become torchrec's. The outputs are the same
+    numbers (a pool of a projection differs from a projection of a pool by rounding). In place:
+    ``copy.deepcopy`` first to keep the compressed model. Layers that are tied stay tied.
+
+    Args:
+        max_bytes: what all plain tables together may take; None is no limit.
+
+    Raises:
+        ValueError: an open vocabulary, more than ``max_bytes``, a feature of several vectors, a
+            wrapped model, or nothing to do. The model is unchanged then.
+    """
+    refuse_wrapped(model)
+    modules = list(_compressed(model, set()))
+    if not modules:
+        raise ValueError("the model has no compressed tables; there is nothing to materialize")
+    _check_bytes(modules, max_bytes)
+    built = Built({}, {})
+    tables: dict[_Key, nn.Parameter | None] = dict.fromkeys(_keys(modules))
+    for module in modules:
+        mode = module.training
+        module.eval()
+        try:
+            if isinstance(module, SingleFeature):
+                new: nn.Module = _plain_layer(module, tables)
+            else:
+                new = _plain_collection(module)
+        finally:
+            module.train(mode)
+        trains = any(parameter.requires_grad for parameter in module.parameters())
+        built.modules[id(module)] = new.train(mode).requires_grad_(trains)
+    return install(model, built)
+
+
+def _compressed(module: nn.Module, seen: set[int]) -> Iterator[nn.Module]:
+    if id(module) in seen:
+        return
+    seen.add(id(module))
+    if isinstance(module, SingleFeature) or _collection_of(module) is not None:
+        yield module
+        return
+    for child in module.children():
+        yield from _compressed(child, seen)
+
+
+def _collection_of(module: nn.Module) -> Any:
+    """The bag collection that ``module`` is, or runs; None for anything else.
+
+    Who holds one has loaded it, so nothing that needs torchrec is imported here.
+    """
+    bags = sys.modules.get("compactrec.embeddings.collection")
+    if bags is not None and isinstance(module, bags.CompressedEmbeddingBagCollection):
+        return module
+    sequences = sys.modules.get("compactrec.embeddings.sequence_collection")
+    if sequences is not None and isinstance(module, sequences.CompressedEmbeddingCollection):
+        return module.bags
+    return None
+
+
+def _check_bytes(modules: Sequence[nn.Module], max_bytes: int | None) -> None:
+    """Raise for an open vocabulary, and where all plain tables together pass ``max_bytes``."""
+    sizes: dict[object, tuple[Feature, int]] = {}
+    keys = _keys(modules)
+    for module in modules:
+        if isinstance(module, SingleFeature):
+            itemsize = next((p.element_size() for p in module.parameters()), 4)
+            sizes[_key(module, keys)] = (module.feature, itemsize)
+            continue
+        plan = _collection_of(module).plan
+        ties = _ties(plan)
+        own = [feature for feature in plan.features if feature.name not in ties]
+        sizes |= {(id(module), feature.name): (feature, 4) for feature in own}
+    total = 0
+    for feature, itemsize in sizes.values():
+        if feature.num_ids is None:
+            raise ValueError(
+                f"feature {feature.name!r} has an open vocabulary, which has no plain table; "
+                f"serve the compressed model, or give num_ids"
+            )
+        total += feature.num_ids * feature.dim * itemsize
+    if max_bytes is not None and total > max_bytes:
+        raise ValueError(
+            f"the plain tables take {total:,} bytes, max_bytes is {max_bytes:,}; raise it, or "
+            f"serve the compressed model"
+        )
+
+
+def _ties(plan: Plan) -> dict[str, str]:
+    return {name: other for group in plan.groups for name, other in group.ties.items()}
+
+
+def _keys(modules: Sequence[nn.Module]) -> set[_Key]:
+    """Of the layers whose padding is a row of zeros."""
+    layers = (m for m in modules if isinstance(m, SingleFeature))
+    return {
+        (id(layer.tables), layer.feature.name, layer.padding_idx)
+        for layer in layers
+        if not isinstance(layer, CompressedEmbeddingBag)
+    }
+
+
+def _key(layer: SingleFeature, keys: Container[_Key]) -> _Key:
+    """Bags leave their padding out, whatever its row holds: they read what others need."""
+    key = (id(layer.tables), layer.feature.name, layer.padding_idx)
+    return key if key in keys else (*key[:2], None)
+
+
+def _plain_layer(layer: SingleFeature, tables: dict[_Key, nn.Parameter | None]) -> nn.Module:
+    key = _key(layer, tables)
+    weight = tables.get(key)
+    if weight is None:
+        weight = tables[key] = nn.Parameter(_all_rows(layer, key[2]))
+    num_ids, dim = weight.shape
+    new: nn.Embedding | nn.EmbeddingBag
+    if isinstance(layer, CompressedEmbeddingBag):
+        new = nn.EmbeddingBag(
+            num_ids,
+            dim,
+            mode=layer.mode,
+            include_last_offset=layer.include_last_offset,
+            padding_idx=layer.padding_idx,
+            sparse=layer.sparse,
+            device="meta",
+        )
+    else:
+        padding = layer.padding_idx
+        new = nn.Embedding(num_ids, dim, padding, sparse=layer.sparse, device="meta")
+    new.weight = weight
+    return new
+
+
+@torch.no_grad()
+def _all_rows(layer: SingleFeature, padding_idx: int | None) -> Tensor:
+    given, layer.padding_idx = layer.padding_idx, padding_idx
+    try:
+        return layer.materialize()
+    finally:
+        layer.padding_idx = given
+
+
+def _plain_collection(module: Any) -> nn.Module:
+    from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig, PoolingType
+    from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
+
+    bags = _collection_of(module)
+    keys = [config.name for config in bags.embedding_bag_configs()]
+    if keys != [feature.name for feature in bags.plan.features]:
+        raise ValueError(
+            f"a plain collection has one vector per feature, but this one makes "
+            f"{', '.join(keys)}; choose another operation, or serve the compressed model"
+        )
+    groups = _runs(bags.plan)
+    names = _table_names(groups, bags.plain_names)
+    shapes = [
+        {
+            "name": name,
+            "embedding_dim": run[0].dim,
+            "num_embeddings": run[0].num_ids,
+            "feature_names": [feature.name for feature in run],
+        }
+        for name, run in zip(names, groups, strict=True)
+    ]
+    new: Any
+    meta = torch.device("meta")
+    if bags is module:
+        pooling = {"sum": PoolingType.SUM, "mean": PoolingType.MEAN}
+        configs = [
+            EmbeddingBagConfig(**shape, pooling=pooling[run[0].pooling])
+            for shape, run in zip(shapes, groups, strict=True)
+        ]
+        new = EmbeddingBagCollection(configs, is_weighted=bags.is_weighted(), device=meta)
+        holders = new.embedding_bags
+    else:
+        if len({feature.dim for feature in bags.plan.features}) > 1:
+            raise ValueError(
+                "a plain EmbeddingCollection has one width for all features, and these have "
+                "several; serve the compressed model"
+            )
+        need = module.need_indices()
+        new = EmbeddingCollection([EmbeddingConfig(**s) for s in shapes], meta, need)
+        holders = new.embeddings
+    for name, run in zip(names, groups, strict=True):
+        vectors = _vectors(bags, run[0])
+        holders[name].weight = nn.Parameter(vectors)
+        new._device = vectors.device
+    return new
+
+
+def _runs(plan: Plan) -> list[list[Feature]]:
+    """Features that read one plain table: neighbours that are tied and pooled alike.
+
+    Neighbours only, since the columns of a plain collection follow its tables.
+    """
+    ties = _ties(plan)
+    runs: list[list[Feature]] = []
+    for feature in plan.features:
+        last = runs[-1] if runs else []
+        tied = last and ties.get(feature.name, feature.name) == ties.get(last[0].name, last[0].name)
+        if tied and feature.pooling == last[0].pooling:
+            last.append(feature)
+        else:
+            runs.append([feature])
+    return runs
+
+
+def _table_names(runs: Sequence[Sequence[Feature]], plain_names: Mapping[str, str]) -> list[str]:
+    """Those from before ``compress``; the key where there is none, or where it is taken."""
+    names: list[str] = []
+    for run in runs:
+        name = plain_names.get(run[0].name, run[0].name)
+        names.append(run[0].name if name in names else name)
+    return names
+
+
+@torch.no_grad()
+def _vectors(bags: Any, feature: Feature) -> Tensor:
+    """``(num_ids, dim)``: every id a bag of one, all other features empty."""
+    from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+    keys = [other.name for other in bags.plan.features]
+    device = next(bags.buffers()).device
+    chunk = max(1, _CHUNK_FLOATS // sum(other.dim for other in bags.plan.features))
+    assert feature.num_ids is not None
+    out = []
+    for ids in torch.arange(feature.num_ids, device=device).split(chunk):
+        ones, zeros = torch.ones_like(ids), torch.zeros_like(ids)
+        lengths = torch.cat([ones if key == feature.name else zeros for key in keys])
+        weights = ids.new_ones(len(ids), dtype=torch.float32) if bags.is_weighted() else None
+        batch = KeyedJaggedTensor(keys, ids, weights, lengths=lengths, stride=len(ids))
+        out.append(bags(batch)[feature.name].clone())
+    return torch.cat(out)

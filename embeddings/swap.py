@@ -1,0 +1,155 @@
+"""Make the tables of any model smaller in place: :func:`compress`, or see first what it would do.
+
+Finds ``nn.Embedding``, ``nn.EmbeddingBag`` and torchrec's ``EmbeddingBagCollection`` and
+``EmbeddingCollection``; :func:`compactrec.embeddings.materialize` is the way back. docs/swap.md is
+the guide, docs/adr/0010-swap.md says why it is as it is.
+"""
+
+import re
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from compactrec.embeddings.budget import Counts
+from compactrec.embeddings.config import MethodConfig
+from compactrec.embeddings.plan import Plan
+from compactrec.embeddings.swap_build import build
+from compactrec.embeddings.swap_find import FoundTable, find_tables
+from compactrec.embeddings.swap_install import check_optimizers, install, rewire_optimizers
+from compactrec.embeddings.swap_plan import Sizing, asked_plan
+from compactrec.embeddings.swap_report import SwapReport, make_report
+
+__all__ = ["NoEffectWarning", "What", "compress", "plan_swap"]
+
+What = str | Plan | Mapping[str, MethodConfig]
+"""The name of a method, a plan over the tables of the model, or rules from names to configs."""
+
+
+class NoEffectWarning(UserWarning):
+    """``compress`` found nothing to replace."""
+
+
+def compress(
+    model: nn.Module,
+    what: What,
+    *,
+    budget_bytes: int | None = None,
+    counts: Counts | None = None,
+    options: Mapping[str, Any] | None = None,
+    names: Sequence[str] | None = None,
+    min_num_ids: int = 0,
+    max_bags: Mapping[str, int] | None = None,
+    optimizers: Sequence[torch.optim.Optimizer] = (),
+    report: bool | Callable[[SwapReport], None] = True,
+) -> nn.Module:
+    """Replace tables of ``model`` in place and return it; where it is a table itself, the new one.
+
+    Replaced tables start untrained; those that stay full keep their weights. Device, dtype,
+    training mode, ``requires_grad``, ``padding_idx``, ``sparse`` and ties are kept. An error
+    changes nothing.
+
+    Args:
+        model: not yet wrapped by DDP, FSDP or DMP.
+        what: a method's name (with ``budget_bytes``), a plan for the tables or for some of them, or
+            rules ``{name, regular expression or "_default": config}``; what no rule matches stays.
+        budget_bytes: for all tables that are asked for, those that stay full included. Counted at 4
+            bytes a weight, whatever the dtype of the model.
+        counts: training frequencies by table name, for methods that want them.
+        options: the method's own options.
+        names: exact names or regular expressions of the tables asked for; None is all.
+        min_num_ids: tables with at most this many ids stay full.
+        max_bags: the most ids in a bag, by key of an EmbeddingBagCollection; 1 by default. Only
+            methods that combine rows by more than sums need it, and raise on longer bags.
+        optimizers: get the new parameters into the groups of the old ones, without their state.
+        report: True prints the table to stderr, False does not; a function gets the report.
+
+    Raises:
+        ValueError: a wrapped model, a plan that does not fit it, a budget too small, a name that
+            matches nothing.
+
+    Warns:
+        NoEffectWarning: nothing was replaced.
+
+    Example::
+
+        model = compress(model, "compositional", budget_bytes=64_000_000, optimizers=[optimizer])
+    """
+    sizing = Sizing(budget_bytes, counts, options, min_num_ids)
+    tables, asked, plan = _planned(model, what, sizing, names, max_bags)
+    done = make_report(tables, asked, plan)
+    if not done.num_replaced:
+        reasons = "; ".join(f"{', '.join(row.names)} {row.note}" for row in done.rows)
+        warnings.warn(
+            f"compress replaced nothing: {reasons or 'the model has no embedding tables'}",
+            NoEffectWarning,
+            stacklevel=2,
+        )
+        return model
+    assert plan is not None
+    built = build(asked, plan)
+    check_optimizers(built, optimizers)
+    dropped = rewire_optimizers(built.parameters, optimizers)
+    result = install(model, built)
+    done = replace(done, num_states_dropped=dropped)
+    if callable(report):
+        report(done)
+    elif report:
+        print(done, file=sys.stderr)
+    return result
+
+
+def plan_swap(
+    model: nn.Module,
+    what: What,
+    *,
+    budget_bytes: int | None = None,
+    counts: Counts | None = None,
+    options: Mapping[str, Any] | None = None,
+    names: Sequence[str] | None = None,
+    min_num_ids: int = 0,
+    max_bags: Mapping[str, int] | None = None,
+) -> SwapReport:
+    """What :func:`compress` would do with these arguments; allocates nothing, changes nothing.
+
+    The report prints as a table, and its ``plan`` can be saved and given to ``compress``.
+    """
+    sizing = Sizing(budget_bytes, counts, options, min_num_ids)
+    return make_report(*_planned(model, what, sizing, names, max_bags))
+
+
+def _planned(
+    model: nn.Module,
+    what: What,
+    sizing: Sizing,
+    names: Sequence[str] | None,
+    max_bags: Mapping[str, int] | None,
+) -> tuple[list[FoundTable], list[FoundTable], Plan | None]:
+    """All tables, those that are asked for and can be replaced, and their plan."""
+    tables = find_tables(model, max_bags)
+    asked = [table for table in _named(tables, names) if not table.reason]
+    return tables, asked, asked_plan(asked, what, sizing)
+
+
+def _named(tables: list[FoundTable], names: Sequence[str] | None) -> list[FoundTable]:
+    """The tables with a feature that one of ``names`` is, or matches."""
+    if names is None:
+        return tables
+    if isinstance(names, str):
+        raise TypeError(f"names must be a list of names, got the string {names!r}")
+    matched = {name: [t for t in tables if _matches(name, t)] for name in names}
+    idle = [name for name, found in matched.items() if not found]
+    if idle:
+        raise ValueError(
+            f"names that match no table: {', '.join(idle)}; there are "
+            f"{', '.join(t.name for t in tables) or 'none'}"
+        )
+    return [table for table in tables if any(table in found for found in matched.values())]
+
+
+def _matches(name: str, table: FoundTable) -> bool:
+    return any(f.name == name or re.fullmatch(name, f.name) for f in table.features)

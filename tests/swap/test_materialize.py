@@ -1,0 +1,115 @@
+"""materialize: plain tables with the numbers of the compressed ones, for every method."""
+
+import copy
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torchrec import EmbeddingBagCollection, EmbeddingCollection
+
+from compactrec.embeddings import (
+    CompressedEmbedding,
+    CompressedEmbeddingBagCollection,
+    CompressedEmbeddingCollection,
+    Feature,
+    FusedOptimizer,
+    compress,
+    full_plan,
+    make_plan,
+    materialize,
+)
+from tests.cases import CASES, needs_hash
+from tests.contract.support import assert_near, build, make_batch
+from tests.methods.base import Case
+from tests.swap.models import METHODS_TO_SWAP, Mixture, one_vector_each
+from tests.swap.test_swap import FITTING, swapped
+
+
+@pytest.mark.parametrize("method", METHODS_TO_SWAP)
+def test_back_to_the_model_as_it_was_defined(method: str) -> None:
+    model: Any = swapped(method)[0].eval()
+    batch = Mixture.batch()
+    expected = model(*batch)
+    assert materialize(model) is model
+    assert (type(model.user), type(model.clicks)) == (nn.Embedding, nn.EmbeddingBag)
+    assert type(model.ebc) is EmbeddingBagCollection
+    assert type(model.ec) is EmbeddingCollection
+    assert_near(model(*batch), expected)
+    assert model.clicks.weight is model.candidate.weight
+    assert not model.user.training
+    served = Mixture().eval()
+    served.load_state_dict(model.state_dict())  # strict: the names of the tables are the old ones
+    assert_near(served(*batch), expected)
+    model(*batch).sum().backward()
+    assert model.ebc.embedding_bags["t_items"].weight.grad is not None
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+@pytest.mark.parametrize("case", FITTING, ids=str)
+def test_a_collection_of_every_case(case: Case, weighted: bool) -> None:
+    collection = build(case.plan, is_weighted=weighted)
+    batch = make_batch(case.plan, "multi", weighted=weighted)
+    kjt = batch.kjt()
+    expected = collection(kjt)
+    if weighted and any(feature.pooling == "mean" for feature in case.plan.features):
+        return  # torch's layers weigh sums alone
+    plain: Any = materialize(collection)
+    found = plain(kjt)
+    assert found.keys() == expected.keys()
+    torch.testing.assert_close(found.values(), expected.values(), rtol=1e-5, atol=1e-5)
+
+
+def test_a_fused_collection_in_training() -> None:
+    plan = full_plan([Feature(name="a", num_ids=50, dim=4), Feature(name="b", num_ids=9, dim=8)])
+    decaying = FusedOptimizer(name="sgd", learning_rate=0.1)
+    fused = CompressedEmbeddingBagCollection(plan, engine="fused", optimizer=decaying)
+    kjt = make_batch(plan, "multi").kjt()
+    fused(kjt).values().sum().backward()
+    expected = fused(kjt).values().detach()
+    plain: Any = materialize(nn.ModuleDict({"bags": fused}))["bags"]  # type: ignore[index] # a dict
+    assert_near(plain(kjt).values(), expected)
+
+
+def test_what_cannot_be_materialized() -> None:
+    with pytest.raises(ValueError, match="the model has no compressed tables"):
+        materialize(nn.Linear(2, 2))
+    layer = CompressedEmbedding(100, 8)
+    with pytest.raises(ValueError, match=re.escape("take 3,200 bytes, max_bytes is 3,199; raise")):
+        materialize(layer, max_bytes=3199)
+    assert type(materialize(layer, max_bytes=3200)) is nn.Embedding
+    plan = full_plan([Feature(name="a", num_ids=50, dim=4), Feature(name="b", num_ids=9, dim=8)])
+    sequences = CompressedEmbeddingCollection(plan)
+    with pytest.raises(ValueError, match="has one width for all features"):
+        materialize(sequences)
+
+
+@needs_hash
+def test_an_open_vocabulary_has_no_plain_table() -> None:
+    plan = make_plan("hash", [Feature(name="a", dim=4)], 4000)
+    with pytest.raises(ValueError, match="feature 'a' has an open vocabulary, which has no plain"):
+        materialize(CompressedEmbeddingBagCollection(plan))
+
+
+def test_several_vectors_of_a_feature_are_refused() -> None:
+    for case in CASES:
+        small = all(f.num_ids is not None and f.num_ids < 10**6 for f in case.plan.features)
+        if small and not one_vector_each(case.plan):
+            with pytest.raises(ValueError, match="has one vector per feature, but this one makes"):
+                materialize(CompressedEmbeddingBagCollection(case.plan))
+
+
+def test_ties_of_different_padding_are_two_tables() -> None:
+    table = nn.Embedding(30, 8, padding_idx=2)
+    other = nn.Embedding(30, 8)
+    other.weight = table.weight
+    model = nn.ModuleDict({"a": table, "b": other})
+    from compactrec.embeddings import UniformConfig
+
+    compress(model, {"a": UniformConfig(dim=4)}, report=False)
+    ids = torch.arange(5)
+    before = copy.deepcopy(model)
+    materialize(model)
+    for name in ("a", "b"):
+        assert_near(model[name](ids), before[name](ids))

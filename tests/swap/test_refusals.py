@@ -1,0 +1,228 @@
+"""What compress refuses, leaves as it is, and says about it."""
+
+import re
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torchrec import EmbeddingBagCollection, EmbeddingBagConfig
+
+from compactrec.embeddings import (
+    Feature,
+    FullConfig,
+    Group,
+    NoEffectWarning,
+    Plan,
+    UniformConfig,
+    compress,
+    plan_swap,
+)
+from tests.cases import SOME
+from tests.swap.models import Mixture
+
+SMALLER = {"_default": UniformConfig(dim=4)}
+
+
+def notes(model: nn.Module) -> dict[str, str]:
+    return {row.names[0]: row.note for row in plan_swap(model, SMALLER).rows}
+
+
+def test_odd_tables_stay_and_say_why() -> None:
+    class Positions(nn.Embedding):
+        pass
+
+    hooked = nn.Embedding(30, 8)
+    hooked.register_forward_hook(lambda *_: None)
+    viewed = nn.Embedding(30, 8)
+    model = nn.ModuleDict(
+        {
+            "renorm": nn.Embedding(30, 8, max_norm=1.0),
+            "scaled": nn.EmbeddingBag(30, 8, scale_grad_by_freq=True),
+            "subclass": Positions(30, 8),
+            "hooked": hooked,
+            "viewed": viewed,
+            "fine": nn.Embedding(30, 8),
+            "head": nn.Linear(8, 30, bias=False),
+        }
+    )
+    head: Any = model["head"]
+    head.weight = nn.Parameter(viewed.weight.detach())  # another parameter on the same memory
+    assert notes(model) == {
+        "renorm": "stays: max_norm=1.0 renorms rows of single ids",
+        "scaled": "stays: scale_grad_by_freq scales rows of single ids",
+        "subclass": "stays: it is a Positions, which may do more than its base class",
+        "hooked": "stays: its module has hooks, which a new one would not have",
+        "viewed": "stays: its weight is also head.weight (Linear)",
+        "fine": "",
+    }
+
+
+def test_odd_collections_stay_as_a_whole() -> None:
+    def table(name: str, *keys: str, dim: int = 8) -> EmbeddingBagConfig:
+        return EmbeddingBagConfig(
+            name=name, embedding_dim=dim, num_embeddings=30, feature_names=list(keys)
+        )
+
+    two = EmbeddingBagCollection([table("t1", "a"), table("t2", "a")])
+    bad = EmbeddingBagCollection([table("t1", "a__b"), table("t2", "c")])
+    tied = EmbeddingBagCollection([table("t1", "d", dim=6), table("t2", "e")])
+    model = nn.ModuleDict({"two": two, "bad": bad, "tied": tied, "out": nn.Linear(6, 30)})
+    out: Any = model["out"]
+    out.weight = tied.embedding_bags["t1"].weight
+    found = notes(model)
+    assert found["two/a"] == (
+        "stays: key 'a' reads several tables; give the tables keys of their own"
+    )
+    assert found["a_b"].startswith("stays: key 'a__b' has '@', '.' or '__'")
+    assert found["c"] == found["a_b"]
+    assert found["d"] == "stays: its weight is also out.weight (Linear)"
+    assert found["e"] == "stays: its collection stays: its weight is also out.weight (Linear)"
+
+
+def test_nothing_replaced_is_a_warning() -> None:
+    with pytest.warns(NoEffectWarning, match="the model has no embedding tables"):
+        compress(nn.Linear(3, 3), SMALLER)
+    model = nn.Sequential(nn.Embedding(30, 8, max_norm=1.0))
+    with pytest.warns(NoEffectWarning, match=r"replaced nothing: 0 stays: max_norm"):
+        compress(model, SOME, budget_bytes=10_000)
+    with pytest.warns(NoEffectWarning, match="0 stays full"):
+        compress(nn.Sequential(nn.Embedding(30, 8)), {"0": FullConfig()})
+
+
+class FullyShardedDataParallel(nn.Module):
+    """Known by the name of its class: making a real one takes processes."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+
+def test_a_wrapped_model_is_refused_with_the_way_out() -> None:
+    wrapped = FullyShardedDataParallel(Mixture())
+    for model, where in ((wrapped, "the model is"), (nn.Sequential(wrapped), "'0' is")):
+        message = (
+            f"{where} wrapped in FullyShardedDataParallel, which has read its parameters "
+            f"already; call compress before wrapping: FSDP(compress(model, ...))"
+        )
+        with pytest.raises(ValueError, match=re.escape(message)):
+            compress(model, SMALLER)
+
+
+def test_real_wrappers_are_refused(tmp_path: Any) -> None:
+    from torch.nn.parallel import DistributedDataParallel
+    from torchrec.distributed import DistributedModelParallel
+
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        with pytest.raises(ValueError, match=r"before wrapping: DDP\(compress"):
+            compress(DistributedDataParallel(Mixture()), SMALLER)
+        sharded = DistributedModelParallel(Mixture(), device=torch.device("cpu"))
+        with pytest.raises(ValueError, match=r"before wrapping: DMP\(compress"):
+            compress(sharded, SMALLER)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_an_optimizer_in_the_backward_pass_keeps_its_tables() -> None:
+    model = nn.ModuleDict({"a": nn.Embedding(30, 8), "b": nn.Embedding(30, 8)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch deprecates parts of its own
+        from torch.distributed.optim import _apply_optimizer_in_backward
+
+        _apply_optimizer_in_backward(torch.optim.SGD, model["a"].parameters(), {"lr": 0.1})
+    assert notes(model) == {
+        "a": "stays: its optimizer is in the backward pass; apply it after compress",
+        "b": "",
+    }
+
+
+def plan_of(*groups: tuple[dict[str, tuple[int, int]], Any]) -> Plan:
+    features = [
+        Feature(name=n, num_ids=rows, dim=dim, pooling="mean" if "item" in n else "sum")
+        for members, _ in groups
+        for n, (rows, dim) in members.items()
+    ]
+    return Plan(tuple(features), tuple(Group(tuple(m), config) for m, config in groups))
+
+
+SMALL = UniformConfig(dim=4)
+
+
+@pytest.mark.parametrize(
+    ("what", "arguments", "message"),
+    [
+        (
+            plan_of(({"usr": (1000, 8)}, SMALL)),
+            {},
+            "which can be replaced: usr; there are user, clicks, ebc/item, last_item, tag, ec/item",
+        ),
+        (
+            plan_of(({"user": (999, 8)}, SMALL)),
+            {},
+            "feature 'user' has num_ids 999 in the plan and 1000 in the model",
+        ),
+        (
+            Plan((Feature(name="ebc/item", num_ids=2000, dim=8),), (Group(("ebc/item",), SMALL),)),
+            {},
+            "'ebc/item' has pooling 'sum' in the plan and 'mean' in the model",
+        ),
+        (
+            plan_of(({"ebc/item": (2000, 8)}, SMALL), ({"last_item": (2000, 8)}, SMALL)),
+            {},
+            "ebc/item, last_item read one table of the model; put them in one group",
+        ),
+        (
+            plan_of(({"user": (1000, 8), "tag": (40, 6)}, SMALL)),
+            {},
+            "the group of user, tag spans several collections",
+        ),
+        (SMALLER, {"budget_bytes": 1}, "budget_bytes go with the name of a method"),
+        (SOME, {}, f"method '{SOME}' needs budget_bytes; the tables asked for take"),
+        (SOME, {"budget_bytes": 10**6, "names": ["usr"]}, "names that match no table: usr; there"),
+        (SOME, {"budget_bytes": 10}, f"{SOME}: "),
+        ({"usr": SMALL}, {}, "rules that match no feature: usr"),
+    ],
+)
+def test_what_does_not_fit_the_model(what: Any, arguments: dict[str, Any], message: str) -> None:
+    model = Mixture()
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=re.escape(message)):
+        compress(model, what, **arguments)
+    assert state.keys() == model.state_dict().keys()
+
+
+def test_wrong_types() -> None:
+    with pytest.raises(TypeError, match="compress takes the name of a method, a Plan, or rules"):
+        compress(Mixture(), 3)  # type: ignore[arg-type] # the error is what is tested
+    with pytest.raises(TypeError, match="names must be a list of names, got the string 'user'"):
+        compress(Mixture(), SMALLER, names="user")
+
+
+def test_rules_names_and_sizes_choose_tables() -> None:
+    def methods(**arguments: Any) -> list[str]:
+        rows = plan_swap(Mixture(), **arguments).rows
+        return [row.names[0] for row in rows if row.method]
+
+    assert methods(what={".*item": SMALL}) == ["ebc/item", "ec/item"]
+    assert methods(what={"_default": SMALL, "user": FullConfig()}, min_num_ids=1500) == [
+        "clicks",
+        "ebc/item",
+    ]
+    chosen = methods(what=SOME, budget_bytes=50_000, names=["clicks", "ec.item"])
+    assert chosen == ["clicks", "ec/item"]
+
+
+def test_the_table_is_printed_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    model = nn.ModuleDict({"user": nn.Embedding(1000, 8), "item": nn.Embedding(20, 8)})
+    compress(model, {"user": UniformConfig(dim=4)})
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "table  ids x width  before   after  method   note",
+        "user     1,000 x 8  32,000  16,160  uniform",
+        "item        20 x 8     640     640  -        stays full",
+        "all                 32,640  16,800",
+    ]
