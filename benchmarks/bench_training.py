@@ -10,6 +10,7 @@ machine's speed hits all alike. What counts are the ratios within one run, of me
 * ``dense_part``: the model with a constant for the tables, the bound for what has tables;
 * ``embedding_adam``, ``embedding_sparse_adam``: the model over ``nn.Embedding`` per feature;
 * each method: as ``train`` does it with its defaults, at a quarter of the full tables' bytes;
+* ``dense_part_bfloat16``, ``full_bfloat16``: with ``dense_dtype``, where the machine has it;
 * ``deepctr_torch`` (DCN) and ``fuxictr`` (a DLRM of its layers), where they are installed.
 """
 

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from compactrec.benchmarks.precision import DenseDtype
 from compactrec.benchmarks.schedule import LearningRateSchedule
 
 __all__ = ["TrainConfig"]
@@ -72,6 +73,9 @@ class TrainConfig(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**32)
     engine: Literal["eager", "fused"] = "fused"
     device: str = "cpu"
+    dense_dtype: DenseDtype = "float32"
+    """``bfloat16``: products of the model over the embeddings, where the machine has it. Embeddings
+    and all weights stay float32."""
     num_threads: int | None = Field(default=None, ge=1)
     """Threads of torch; None leaves them as they are. Other threads, other rounding."""
 
@@ -129,11 +133,14 @@ class TrainConfig(BaseModel):
     def resolved(self) -> dict[str, Any]:
         """Everything that decides the result, as JSON, without the places of files.
 
-        What does nothing is left out too: a decay of 0, and the mode where it changes nothing.
+        What does nothing is left out too: a decay of 0, the mode where it changes nothing, and
+        float32.
         """
         idle: set[str] = set()
         if not self.table_decay:
             idle = (
                 {"table_decay"} if self.table_optimizer == "adam" else {"table_decay", "decay_mode"}
             )
+        if self.dense_dtype == "float32":
+            idle = {*idle, "dense_dtype"}
         return self.model_dump(mode="json", exclude=set(_PLACES | _COSMETIC | idle))

@@ -10,6 +10,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.optimizers import fused_optimizer
+from compactrec.benchmarks.precision import compute_in
 from compactrec.embeddings import AnyPlan, CompressedEmbeddingBagCollection, RoutedPlan
 from compactrec.embeddings.routers import build_router
 from compactrec.models.dlrm import DLRM
@@ -48,7 +49,8 @@ def click_model(
 ) -> nn.Module:
     """The model of ``config`` over any embeddings; its dense part depends on the seed alone."""
     torch.manual_seed(config.seed)
-    return DLRM(
+    model = DLRM(
         embeddings, num_dense, config.bottom, config.top,
         config.interaction, config.interaction_itself, device=config.device,
     )  # fmt: skip
+    return compute_in(config.dense_dtype, model, config.device)

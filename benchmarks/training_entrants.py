@@ -7,6 +7,7 @@ own step: forward, loss, ``backward`` and optimizer as in their ``fit``, without
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
 import math
@@ -28,6 +29,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.model import build_model, click_model
 from compactrec.benchmarks.optimizers import Optimizers
+from compactrec.benchmarks.precision import DenseDtype, has_bfloat16
 from compactrec.data.batch import Batch
 from compactrec.embeddings import Feature, Plan, full_plan, make_plan, method_names, size
 
@@ -53,6 +55,7 @@ _UNUSED = (
 )
 """What others import for their data, their metrics and the news, and a step does not use."""
 _PLAIN = ("dense_part", "embedding_adam", "embedding_sparse_adam")
+_BFLOAT16 = "_bfloat16"
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class Setting:
     bottom: tuple[int, ...] = (512, 256, 64)
     top: tuple[int, ...] = (512, 256, 1)
 
+    dense_dtype: DenseDtype = "float32"
+
     def config(self) -> TrainConfig:
         """The default config with these widths; no file in it is read."""
         return TrainConfig(
@@ -74,6 +79,7 @@ class Setting:
             bottom=self.bottom,
             top=self.top,
             batch_size=self.batch,
+            dense_dtype=self.dense_dtype,
         )
 
 
@@ -81,12 +87,17 @@ def entrants() -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names that can be built here, and those whose package is missing."""
     missing = tuple(name for name in _OTHERS if not importlib.util.find_spec(name))
     others = tuple(name for name in _OTHERS if name not in missing)
-    return (*_PLAIN, *method_names(), *others), missing
+    half = ("dense_part", "full") if has_bfloat16("cpu") else ()
+    return (*_PLAIN, *method_names(), *(n + _BFLOAT16 for n in half), *others), missing
 
 
 def build(name: str, setting: Setting) -> tuple[Step, int]:
     """The step of an entrant and the bytes of its tables."""
     torch.manual_seed(0)
+    if name.endswith(_BFLOAT16):
+        return build(
+            name.removesuffix(_BFLOAT16), dataclasses.replace(setting, dense_dtype="bfloat16")
+        )
     full_bytes = size(full_plan(setting.features)).serving_bytes
     if name == "dense_part":
         return _ours(setting, Constant(setting.features)), 0

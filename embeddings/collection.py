@@ -105,6 +105,8 @@ class CompressedEmbeddingBagCollection(EmbeddingBagCollectionInterface):
     ids and the batch size may be dynamic, the latter from 2 on, as torch specialises on 1. In a
     compiled or exported graph what is out of range is a ``RuntimeError`` that names no id.
 
+    Everything is float32, also where the model around it runs under ``torch.autocast``.
+
     Shapes: KeyedJaggedTensor of F features and B examples -> KeyedTensor ``(B, sum of dims)``, keys
     in the plan's order. Bytes: :func:`compactrec.embeddings.size`.
 
@@ -164,6 +166,10 @@ class CompressedEmbeddingBagCollection(EmbeddingBagCollectionInterface):
         """Logical vectors; raises ``ValueError`` on missing features and ids out of range."""
         if self.engine == "fused" and (leaf := as_leaf(self, features)) is not None:
             return cast(KeyedTensor, leaf)
+        kind = self.device.type
+        if kind != "meta" and torch.is_autocast_enabled(kind):
+            with torch.autocast(kind, enabled=False):
+                return self.forward(features)
         if not isinstance(features, fx.Proxy) and features.values().device.type == "meta":
             values = torch.empty(features.stride(), sum(self._dims), device="meta")
             return KeyedTensor(keys=self._keys, length_per_key=self._dims, values=values)

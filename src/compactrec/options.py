@@ -60,6 +60,10 @@ class TrainOptions:
         ),
     ] = None
     device: Annotated[str | None, Option(help="Torch device. [cpu]")] = None
+    dense_dtype: Annotated[
+        str | None,
+        Option(help="Products of the model: float32 or bfloat16. [float32]", metavar="NAME"),
+    ] = None
     num_threads: Annotated[
         int | None, Option("--threads", min=1, help="Threads per run. [all cores]")
     ] = None

@@ -38,12 +38,13 @@ def test_round_trip_through_json() -> None:
 
 def test_resolved_leaves_out_places_and_cosmetics_alone() -> None:
     everything = set(TrainConfig.model_fields)
-    decayed = config(table_decay=0.1)
+    decayed = config(table_decay=0.1, dense_dtype="bfloat16")
     left_out = everything - set(decayed.resolved())
     assert left_out == {
         "data", "out", "plan", "start", "quiet", "keep_model",
         "checkpoint_every_seconds", "checkpoint_every_steps",
     }  # fmt: skip
+    assert "dense_dtype" not in config().resolved()  # as in results from before there was one
 
 
 @pytest.mark.parametrize(
