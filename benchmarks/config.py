@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -9,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from compactrec.benchmarks.precision import DenseDtype
 from compactrec.benchmarks.schedule import LearningRateSchedule
+from compactrec.data.manifest import Manifest
+from compactrec.embeddings import Feature
+from compactrec.models.registry import get_model
 
 __all__ = ["TrainConfig"]
 
@@ -37,15 +41,13 @@ class TrainConfig(BaseModel):
     options: dict[str, JsonValue] = {}
     """Options of the method, such as ``{"operation": "product"}``."""
 
-    model: Literal["dlrm"] = "dlrm"
+    model: str = "dlrm"
+    """Name of the model, see `compactrec methods`."""
+    model_options: dict[str, JsonValue] = {}
+    """Hyper-parameters of the model, such as ``{"hidden": [64, 32]}``. They may also stand beside
+    the other fields: ``hidden = [64, 32]``."""
     dim: int = Field(default=16, ge=1)
     """Width D of the vectors that the model gets; a plan file brings its own."""
-    bottom: tuple[int, ...] = (512, 256, 64)
-    """Hidden widths of the bottom perceptron; a last layer of width D is added."""
-    top: tuple[int, ...] = (512, 256, 1)
-    """Widths of the top perceptron."""
-    interaction: Literal["dot", "cat"] = "dot"
-    interaction_itself: bool = False
 
     batch_size: int = Field(default=2048, ge=1)
     start: Path | None = None
@@ -98,6 +100,25 @@ class TrainConfig(BaseModel):
     quiet: bool = False
     """No progress bar."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _check_model(cls, given: Any) -> Any:
+        """Move the model's options into ``model_options`` and hold them to its config."""
+        if not isinstance(given, Mapping):
+            return given
+        model = get_model(given.get("model", cls.model_fields["model"].default))
+        names = set(model.config.model_fields) - set(cls.model_fields)
+        beside = {name: value for name, value in given.items() if name in names}
+        inside = given.get("model_options", {})
+        if not isinstance(inside, Mapping):
+            return given
+        if twice := sorted(set(beside) & set(inside)):
+            raise ValueError(f"{twice} are given twice, also in model_options; give them once")
+        options = {**inside, **beside}
+        checked = model.parse(options).model_dump(mode="json", include=set(options))
+        rest = {name: value for name, value in given.items() if name not in beside}
+        return {**rest, "model_options": checked}
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.plan is None and self.method is None:
@@ -130,6 +151,14 @@ class TrainConfig(BaseModel):
             )
         return self
 
+    def features(self, manifest: Manifest) -> tuple[Feature, ...]:
+        """What the model reads of the data, ``dim`` wide: the features of a plan."""
+        features = tuple(
+            Feature(name=f.name, num_ids=f.num_ids, dim=self.dim, max_bag=f.max_bag)
+            for f in manifest.sparse
+        )
+        return get_model(self.model).parse(self.model_options).features(features)
+
     def resolved(self) -> dict[str, Any]:
         """Everything that decides the result, as JSON, without the places of files.
 
@@ -143,4 +172,6 @@ class TrainConfig(BaseModel):
             )
         if self.dense_dtype == "float32":
             idle = {*idle, "dense_dtype"}
-        return self.model_dump(mode="json", exclude=set(_PLACES | _COSMETIC | idle))
+        fields = self.model_dump(mode="json", exclude=set(_PLACES | _COSMETIC | idle))
+        options = get_model(self.model).parse(self.model_options)
+        return {**fields, "model_options": options.model_dump(mode="json")}

@@ -17,6 +17,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import JsonValue
+
 from compactrec.benchmarks.compare import CompareRequest, compare
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.report import ReportFiles, write_report
@@ -42,7 +44,7 @@ SYNTHETIC = SyntheticConfig(scale=0.002)
 """Criteo's 26 vocabularies at a 500th of their size: few enough ids to be learned from NUM_ROWS."""
 DIM = 32
 """At width 16, uniform and mixed do not get to 1/16: width 1 alone is that, without projections."""
-BOTTOM, TOP = (128, 64), (128, 64, 1)
+MODEL: dict[str, JsonValue] = {"bottom": [128, 64], "top": [128, 64, 1]}
 """Perceptrons a quarter of the default's width, to save time."""
 BATCH_SIZE, TABLE_RATE = 1024, 0.05
 MOST_JOBS = 4
@@ -85,8 +87,8 @@ def run_demo(
     jobs = num_jobs or min(num_cores(), MOST_JOBS)
     request = CompareRequest(budgets=BUDGETS, num_seeds=NUM_SEEDS, num_jobs=jobs)
     base = TrainConfig(
-        data=data, out=out / name, method="full", dim=DIM, bottom=BOTTOM, top=TOP,
-        batch_size=BATCH_SIZE, table_learning_rate=TABLE_RATE,
+        data=data, out=out / name, method="full", dim=DIM,
+        model_options=MODEL, batch_size=BATCH_SIZE, table_learning_rate=TABLE_RATE,
     )  # fmt: skip
     file = compare(request, base, runner=runner, console=console)
     if file.num_failed:

@@ -13,7 +13,7 @@ from compactrec.benchmarks.optimizers import fused_optimizer
 from compactrec.benchmarks.precision import compute_in
 from compactrec.embeddings import AnyPlan, CompressedEmbeddingBagCollection, RoutedPlan
 from compactrec.embeddings.routers import build_router
-from compactrec.models.dlrm import DLRM
+from compactrec.models.registry import get_model
 from compactrec.models.routed import MaskedVectors, RoutedModel
 
 __all__ = ["build_model", "click_model"]
@@ -49,8 +49,8 @@ def click_model(
 ) -> nn.Module:
     """The model of ``config`` over any embeddings; its dense part depends on the seed alone."""
     torch.manual_seed(config.seed)
-    model = DLRM(
-        embeddings, num_dense, config.bottom, config.top,
-        config.interaction, config.interaction_itself, device=config.device,
-    )  # fmt: skip
+    chosen = get_model(config.model)
+    model = chosen.module(
+        embeddings, num_dense, chosen.parse(config.model_options), device=config.device
+    )
     return compute_in(config.dense_dtype, model, config.device)

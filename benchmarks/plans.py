@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
 
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.result import Bytes
 from compactrec.data.manifest import Manifest
 from compactrec.embeddings import AnyPlan, Feature, full_plan, load_plan, make_plan, size
+from compactrec.models.inputs import source_key
 
-__all__ = ["method_of", "plan_bytes", "resolve_plan"]
+__all__ = ["counts_of", "method_of", "plan_bytes", "resolve_plan"]
+
+Counts = npt.NDArray[np.int64]
 
 
 def resolve_plan(config: TrainConfig, manifest: Manifest) -> AnyPlan:
@@ -21,20 +27,17 @@ def resolve_plan(config: TrainConfig, manifest: Manifest) -> AnyPlan:
     """
     if config.plan is not None:
         plan = load_plan(config.plan)
-        plan.check_features(_features(manifest, plan))
+        plan.check_features(_features(config, manifest, plan))
         _check_name(config, plan)
         return plan
-    features = tuple(
-        Feature(name=f.name, num_ids=f.num_ids, dim=config.dim, max_bag=f.max_bag)
-        for f in manifest.sparse
-    )
+    features = config.features(manifest)
     if config.method is None or config.budget_bytes is None:
         return full_plan(features)  # the config allows this for 'full' alone
     return make_plan(
         config.method,
         features,
         config.budget_bytes,
-        counts=manifest.counts(config.data),
+        counts=counts_of(features, manifest.counts(config.data)),
         threshold=config.threshold,
         options=config.options,
     )
@@ -88,20 +91,22 @@ def _full_serving_bytes(features: Sequence[Feature]) -> int | None:
     return size(full_plan(features)).serving_bytes
 
 
-def _features(manifest: Manifest, plan: AnyPlan) -> tuple[Feature, ...]:
-    """The data's features, with the plan's own choice of width and pooling."""
+def counts_of(features: Sequence[Feature], counts: Mapping[str, Counts]) -> dict[str, Counts]:
+    """The data's counts by the names of a plan's features, some of which read the same ids."""
+    names = {f.name: f.name if f.name in counts else source_key(f.name) for f in features}
+    return {name: counts[source] for name, source in names.items() if source in counts}
+
+
+def _features(config: TrainConfig, manifest: Manifest, plan: AnyPlan) -> tuple[Feature, ...]:
+    """What the model reads of the data, with the plan's own choice of width and pooling."""
     ours = {feature.name: feature for feature in plan.features}
     found = []
-    for f in manifest.sparse:
+    for f in config.features(manifest):
         like = ours.get(f.name)
         if like is None:
             raise ValueError(
-                f"the plan has no feature {f.name!r}, which the data has; make a plan for this data"
+                f"the plan has no feature {f.name!r}, which the data has and model "
+                f"{config.model!r} reads; make a plan for this data and this model"
             )
-        found.append(
-            Feature(
-                name=f.name, num_ids=f.num_ids, dim=like.dim, max_bag=f.max_bag,
-                pooling=like.pooling,
-            )
-        )  # fmt: skip
+        found.append(f.model_copy(update={"dim": like.dim, "pooling": like.pooling}))
     return tuple(found)

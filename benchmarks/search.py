@@ -31,6 +31,7 @@ from compactrec.benchmarks.environment import (
 from compactrec.benchmarks.fitness import Fitness, rows_of
 from compactrec.benchmarks.memory import keep_freed_memory
 from compactrec.benchmarks.model import build_model, click_model
+from compactrec.benchmarks.plans import counts_of
 from compactrec.benchmarks.result import DataInfo
 from compactrec.benchmarks.search_config import SearchConfig
 from compactrec.benchmarks.search_loop import SearchLoop
@@ -39,7 +40,7 @@ from compactrec.benchmarks.start import START_EPOCHS
 from compactrec.data.folder import locked
 from compactrec.data.loader import BatchLoader
 from compactrec.data.manifest import Manifest
-from compactrec.embeddings import Feature, size
+from compactrec.embeddings import size
 from compactrec.embeddings.placing import place
 from compactrec.embeddings.search import Derived, Search, SearchTask, Supernet, Trained, get_search
 from compactrec.embeddings.search.base import BudgetTooSmallError, parse_search_options
@@ -119,10 +120,7 @@ def search(config: SearchConfig) -> SearchResult:
 def _start(config: SearchConfig, manifest: Manifest, store: CheckpointStore) -> _Run:
     """Build the task, the supernet and the model around it; keep how they start."""
     train, chosen = config.train, get_search(config.search)
-    features = tuple(
-        Feature(name=f.name, num_ids=f.num_ids, dim=train.dim, max_bag=f.max_bag)
-        for f in manifest.sparse
-    )
+    features = train.features(manifest)
     open_ones = [f.name for f in features if f.num_ids is None]
     if open_ones:
         raise ValueError(
@@ -139,7 +137,7 @@ def _start(config: SearchConfig, manifest: Manifest, store: CheckpointStore) -> 
     task = SearchTask(
         features=features,
         searched=searched,
-        counts=manifest.counts(train.data),
+        counts=counts_of(features, manifest.counts(train.data)),
         options=parse_search_options(chosen, config.options),
         budgets=config.budgets,
         steps_per_epoch=steps,

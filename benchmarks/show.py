@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
@@ -30,10 +31,12 @@ from compactrec.benchmarks.texts import budget_text
 from compactrec.data.manifest import Manifest
 from compactrec.embeddings import AnyPlan, Method, get_method, method_names, size
 from compactrec.embeddings.search import Search, get_search, search_names
+from compactrec.models import Model, get_model, model_names
 
 __all__ = [
     "manifest_table",
     "methods_table",
+    "models_table",
     "option_text",
     "plan_table",
     "result_table",
@@ -48,24 +51,35 @@ def methods_table() -> Group:
     """Methods and searches: title, formula, paper, and options with what they allow."""
     methods = _table("", ("Method", "What it is", "Options at a budget"), num_right=0)
     for name in method_names():
-        _describe(methods, name, get_method(name))
+        _describe(methods, name, get_method(name), get_method(name).options)
     searches = _table("", ("Search", "What it does", "Options"), num_right=0)
     for name in search_names():
-        _describe(searches, name, get_search(name))
+        _describe(searches, name, get_search(name), get_search(name).options)
     return Group(methods, searches)
 
 
-def _describe(table: Table, name: str, entry: Method | Search) -> None:
+def models_table() -> Table:
+    """Models: title, formula, paper, and options with what they allow."""
+    models = _table("", ("Model", "What it is", "Options"), num_right=0)
+    for name in model_names():
+        entry = get_model(name)
+        _describe(models, name, entry, entry.config)
+    return models
+
+
+def _describe(
+    table: Table, name: str, entry: Method | Search | Model, options: type[BaseModel]
+) -> None:
     """A row of what a person can ask for."""
     what = [Text(entry.title, style="bold"), Text(entry.formula, style="cyan")]
     if entry.paper != "-":
         what.append(Text(entry.paper, style="dim"))
-    schema = entry.options.model_json_schema()
-    options = [option_text(key, field) for key, field in schema.get("properties", {}).items()]
+    schema = options.model_json_schema()
+    texts = [option_text(key, field) for key, field in schema.get("properties", {}).items()]
     title = Text(name, style="bold")
-    if entry.baseline:
+    if not isinstance(entry, Model) and entry.baseline:
         title.append("\nbaseline", style="dim not bold")
-    table.add_row(title, Text("\n").join(what), Text("\n".join(options) or "-"))
+    table.add_row(title, Text("\n").join(what), Text("\n".join(texts) or "-"))
     table.add_row()
 
 

@@ -76,8 +76,7 @@ class Setting:
             out=Path("-"),
             method="full",
             dim=self.features[0].dim,
-            bottom=self.bottom,
-            top=self.top,
+            model_options={"bottom": list(self.bottom), "top": list(self.top)},
             batch_size=self.batch,
             dense_dtype=self.dense_dtype,
         )

@@ -12,11 +12,13 @@ from compactrec.benchmarks.report import insert_fragment
 from compactrec.benchmarks.summary import Row, Summary
 from compactrec.benchmarks.texts import estimate_text
 from compactrec.embeddings import get_method, method_names
+from compactrec.models import get_model, model_names
 
 __all__ = [
     "derived",
     "main",
     "methods_table",
+    "models_table",
     "planted_table",
     "runs_of",
     "searches_tables",
@@ -31,6 +33,7 @@ TOLD_APART = {"better": "yes, better", "worse": "yes, worse", "unclear": "no"}
 def derived() -> Iterator[tuple[Path, str, str]]:
     """Every derived part: its file, the name of its section, its content."""
     yield ROOT / "README.md", "methods", methods_table()
+    yield ROOT / "docs" / "models.md", "models", models_table()
     yield ROOT / "docs" / "searches.md", "searches", searches_tables()
     yield ROOT / "docs" / "searches.md", "planted", planted_table()
     folders = sorted(p.parent for p in RESULTS.glob("*/summary.json") if not _searched(p.parent))
@@ -45,10 +48,27 @@ def methods_table() -> str:
     for name in method_names():
         method = get_method(name)
         title = f"{method.title} (baseline)" if method.baseline else method.title
-        paper = re.sub(r"arXiv (\S+)", r"[arXiv \1](https://arxiv.org/abs/\1)", method.paper)
+        paper = _linked(method.paper)
         formula = method.formula.replace("|", "\\|")
         rows.append(f"| [`{name}`](docs/methods/{name}.md) | {title} | `{formula}` | {paper} |")
     return "\n".join(rows)
+
+
+def models_table() -> str:
+    """One row per model, in the registry's order: paper, formula, options and their defaults."""
+    rows = ["| model | what | logit | options and defaults | paper |", "|---|---|---|---|---|"]
+    for name in model_names():
+        model = get_model(name)
+        given = model.config().model_dump(mode="json")
+        options = ", ".join(f"`{key} = {json.dumps(value)}`" for key, value in given.items())
+        formula = model.formula.replace("|", "\\|")
+        cells = [f"`{name}`", model.title, f"`{formula}`", options or "-", _linked(model.paper)]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _linked(paper: str) -> str:
+    return re.sub(r"arXiv (\S+)", r"[arXiv \1](https://arxiv.org/abs/\1)", paper)
 
 
 def runs_of(method: str, folders: Sequence[Path]) -> str:

@@ -5,7 +5,7 @@ Shapes: B batch, F embedded features, D their common width, N vectors that inter
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,15 @@ from torchrec.modules.embedding_modules import get_embedding_names_by_table
 from torchrec.modules.mlp import MLP
 from torchrec.sparse.jagged_tensor import KeyedTensor
 
-__all__ = ["DotInteraction", "common_dim", "lower_triangle_order", "perceptron", "stack_by_key"]
+__all__ = [
+    "DotInteraction",
+    "common_dim",
+    "lower_triangle_order",
+    "one_width",
+    "pairwise_sum",
+    "perceptron",
+    "stack_by_key",
+]
 
 
 class DotInteraction(nn.Module):
@@ -101,18 +109,34 @@ def common_dim(configs: Sequence[EmbeddingBagConfig], model: str) -> tuple[tuple
     """
     tables = list(configs)
     names = get_embedding_names_by_table(tables)
+    widths = {
+        key: config.embedding_dim
+        for config, keys in zip(tables, names, strict=True)
+        for key in keys
+    }
+    return tuple(widths), one_width(widths, model)
+
+
+def one_width(widths: Mapping[str, int], model: str) -> int:
+    """The one width of all outputs; ``ValueError`` where there is none, or several."""
     by_dim: dict[int, list[str]] = defaultdict(list)
-    for config, keys in zip(tables, names, strict=True):
-        by_dim[config.embedding_dim] += keys
+    for key, dim in widths.items():
+        by_dim[dim].append(key)
     if not by_dim:
         raise ValueError(f"{model} was given no embedded feature; at least one is needed")
     if len(by_dim) > 1:
-        widths = "; ".join(f"{dim} for {', '.join(keys)}" for dim, keys in by_dim.items())
+        found = "; ".join(f"{dim} for {', '.join(keys)}" for dim, keys in by_dim.items())
         raise ValueError(
-            f"{model} needs one width for all embedded features, got {widths}; "
+            f"{model} needs one width for all embedded features, got {found}; "
             "give every Feature the same dim (a method may still store narrower rows)"
         )
-    return tuple(key for keys in names for key in keys), next(iter(by_dim))
+    return next(iter(by_dim))
+
+
+def pairwise_sum(vectors: Tensor) -> Tensor:
+    """The sum of all pairwise dot products, ``(B, N, D) -> (B,)``, in time linear in N."""
+    total = vectors.sum(dim=1)
+    return 0.5 * (total.square() - vectors.square().sum(dim=1)).sum(dim=1)
 
 
 @torch.fx.wrap

@@ -4,19 +4,42 @@ Naumov et al., "Deep Learning Recommendation Model for Personalization and Recom
 arXiv 1906.00091.
 """
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
+from pydantic import field_validator
 from torch import Tensor, nn
 from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from compactrec.models.blocks import DotInteraction, common_dim, perceptron, stack_by_key
+from compactrec.models.inputs import check_num_dense
+from compactrec.models.registry import Model, ModelConfig, register_model
+from compactrec.models.towers import Widths
 
-__all__ = ["DLRM"]
+__all__ = ["DLRM", "DLRMConfig"]
 
 torch.fx.wrap("stack_by_key")  # in this module too, for input pipelines that trace the model
+
+
+class DLRMConfig(ModelConfig):
+    """Hyper-parameters."""
+
+    bottom: Widths = (512, 256, 64)
+    """Hidden widths of the bottom perceptron; a last layer of width D is added."""
+    top: Widths = (512, 256, 1)
+    """Widths of the top perceptron; the last must be 1."""
+    interaction: Literal["dot", "cat"] = "dot"
+    """``dot`` as in the formula, or ``cat``: ``top([x_0, ..., x_F])``."""
+    interaction_itself: bool = False
+    """Include ``x_i . x_i`` in the dots."""
+
+    @field_validator("top")
+    @classmethod
+    def _check_top(cls, top: tuple[int, ...]) -> tuple[int, ...]:
+        if not top or top[-1] != 1:
+            raise ValueError(f"top must end in 1 (one logit), got {tuple(top)}; append a 1")
+        return top
 
 
 class DLRM(nn.Module):
@@ -37,14 +60,10 @@ class DLRM(nn.Module):
     Args:
         embeddings: any torchrec-like collection whose outputs all have one width D.
         num_dense: columns of the dense input; 0 is allowed.
-        bottom: hidden widths of the bottom perceptron; a last layer of width D is added.
-        top: widths of the top perceptron; the last must be 1.
-        interaction: ``dot`` as above, or ``cat``: ``top([x_0, ..., x_F])``.
-        interaction_itself: include ``x_i . x_i`` in ``z``.
+        config: widths of the perceptrons and kind of interaction.
 
     Raises:
-        ValueError: embeddings of several widths, a top that does not end in 1, or an unknown
-            interaction.
+        ValueError: embeddings of several widths, or none.
 
     Example::
 
@@ -56,26 +75,20 @@ class DLRM(nn.Module):
         self,
         embeddings: EmbeddingBagCollectionInterface,
         num_dense: int,
-        bottom: Sequence[int] = (512, 256, 64),
-        top: Sequence[int] = (512, 256, 1),
-        interaction: Literal["dot", "cat"] = "dot",
-        interaction_itself: bool = False,
+        config: DLRMConfig | None = None,
+        *,
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        if interaction not in ("dot", "cat"):
-            raise ValueError(f"interaction must be 'dot' or 'cat', got {interaction!r}")
-        if not top or top[-1] != 1:
-            raise ValueError(f"top must end in 1 (one logit), got {tuple(top)}; append a 1")
-        if num_dense < 0:
-            raise ValueError(f"num_dense must be 0 or more, got {num_dense}")
+        config = config or DLRMConfig()
+        check_num_dense(num_dense)
         self.keys, self.dim = common_dim(embeddings.embedding_bag_configs(), "DLRM")
         self.num_dense = num_dense
         self.embeddings = embeddings
         self.bottom: nn.Module | None = None
         if num_dense:
             self.bottom = perceptron(
-                num_dense, (*bottom, self.dim), relu_at_end=True, device=device
+                num_dense, (*config.bottom, self.dim), relu_at_end=True, device=device
             )
         else:
             self.constant = nn.Parameter(torch.empty(self.dim, device=device))
@@ -83,10 +96,10 @@ class DLRM(nn.Module):
         num_vectors = len(self.keys) + 1
         self.dots = None
         self.interaction_dim = num_vectors * self.dim
-        if interaction == "dot":
-            self.dots = DotInteraction(num_vectors, interaction_itself)
+        if config.interaction == "dot":
+            self.dots = DotInteraction(num_vectors, config.interaction_itself)
             self.interaction_dim = self.dim + self.dots.num_pairs
-        self.top = perceptron(self.interaction_dim, top, relu_at_end=False, device=device)
+        self.top = perceptron(self.interaction_dim, config.top, relu_at_end=False, device=device)
 
     def forward(self, dense: Tensor, features: KeyedJaggedTensor) -> Tensor:
         """Logits ``(B,)`` for ``dense (B, num_dense)`` and one bag per feature and example."""
@@ -99,3 +112,15 @@ class DLRM(nn.Module):
         if self.dots is None:
             return self.top(vectors.flatten(1)).squeeze(1)
         return self.top(torch.cat((first, self.dots(vectors)), dim=1)).squeeze(1)
+
+
+register_model(
+    Model(
+        name="dlrm",
+        config=DLRMConfig,
+        module=DLRM,
+        title="DLRM",
+        paper="Naumov et al., 2019, arXiv 1906.00091",
+        formula="top([x_0; x_i . x_j]),  x_0 = bottom(dense)",
+    )
+)

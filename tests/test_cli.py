@@ -25,7 +25,7 @@ from tests.benchmarks.fake_runs import fake_data, fake_result
 from tests.benchmarks.folder import write_folder
 from tests.cases import SOME, needs_hash
 
-COMMANDS = ("methods", "prepare", "plan", "train", "search", "compare", "report", "demo")
+COMMANDS = ("methods", "models", "prepare", "plan", "train", "search", "compare", "report", "demo")
 Captured = pytest.CaptureFixture[str]
 
 

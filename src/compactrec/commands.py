@@ -14,8 +14,10 @@ from typer import Argument, Option
 from compactrec import __version__
 from compactrec.options import (
     BUDGET,
+    ConfigFile,
     Data,
     Dim,
+    ModelName,
     TrainOptions,
     listed,
     number,
@@ -63,6 +65,14 @@ def methods() -> None:
     from compactrec.benchmarks.show import methods_table
 
     _console().print(methods_table())
+
+
+@app.command()
+def models() -> None:
+    """Models: papers, formulas, options."""
+    from compactrec.benchmarks.show import models_table
+
+    _console().print(models_table())
 
 
 @app.command()
@@ -124,9 +134,11 @@ def plan(
     budget: Annotated[str, Option(help=BUDGET)],
     out: Annotated[Path, Option("--out", "-o", help="Plan file to write.")] = Path("plan.json"),
     dim: Dim = None,
+    model: ModelName = None,
     threshold: Annotated[
         int | None, Option(min=0, help="Features so small stay full. [200]")
     ] = None,
+    config: ConfigFile = None,
     picture: Annotated[
         Path | None, Option(help="PNG to draw: width and bytes by feature and frequency.")
     ] = None,
@@ -135,16 +147,18 @@ def plan(
     from compactrec.benchmarks.choices import plan_for
     from compactrec.benchmarks.show import plan_table
 
-    base = train_config(None, {"data": data, "out": out, "dim": dim, "threshold": threshold})
+    given = {"data": data, "out": out, "dim": dim, "model": model, "threshold": threshold}
+    base = train_config(config, given)
     made = plan_for(base, method, budget)
     out.parent.mkdir(parents=True, exist_ok=True)
     made.save(out)
     _console().print(plan_table(made, title=f"{out}: {method} at {budget}"))
     if picture is not None:
         from compactrec.benchmarks.plan_picture import draw_plan, plan_figures
+        from compactrec.benchmarks.plans import counts_of
         from compactrec.data.manifest import Manifest
 
-        counts = Manifest.load(data).counts(data)
+        counts = counts_of(made.features, Manifest.load(data).counts(data))
         draw_plan(plan_figures(made, counts), picture, title=f"{method} at {budget}")
     if made.methods == {"full"}:
         _console().print("The budget holds the full tables: nothing is compressed.")

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BUDGET",
+    "ConfigFile",
     "Data",
     "Dim",
+    "ModelName",
     "TrainOptions",
     "listed",
     "number",
@@ -30,12 +32,21 @@ BUDGET = "Serving bytes: 64MB, 1.5GB, 64MiB, or a part of the full tables: 1/4, 
 Data = Annotated[Path, Option("--data", help="Data folder, as `prepare` makes it.")]
 Dim = Annotated[int | None, Option(min=1, help="Width of the embedding vectors. [16]")]
 
+ModelName = Annotated[str | None, Option(help="Name of the model. [dlrm]", metavar="NAME")]
+ConfigFile = Annotated[
+    Path | None,
+    Option(
+        help="TOML file with further fields of the training config and options of the model; "
+        "options here win."
+    ),
+]
+
 
 @dataclass(frozen=True)
 class TrainOptions:
     """What `train` and `compare` take alike; None is the default of the training config."""
 
-    model: Annotated[str | None, Option(help="Name of the model. [dlrm]", metavar="NAME")] = None
+    model: ModelName = None
     dim: Dim = None
     epochs: Annotated[int | None, Option(min=0, help="Passes over the training rows. [1]")] = None
     batch_size: Annotated[int | None, Option(min=1, help="Rows per step. [2048]")] = None
@@ -67,10 +78,7 @@ class TrainOptions:
     num_threads: Annotated[
         int | None, Option("--threads", min=1, help="Threads per run. [all cores]")
     ] = None
-    config: Annotated[
-        Path | None,
-        Option(help="TOML file with further fields of the training config; options here win."),
-    ] = None
+    config: ConfigFile = None
 
     def train_config(
         self, data: Path, out: Path, seed: int | None = None, start: Path | None = None

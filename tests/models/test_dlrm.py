@@ -16,11 +16,13 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from compactrec.models.blocks import DotInteraction, lower_triangle_order, stack_by_key
-from compactrec.models.dlrm import DLRM
+from compactrec.models.dlrm import DLRM, DLRMConfig
+from compactrec.models.registry import get_model
 from tests.reference.dlrm_reference import dlrm_logits, interact
 from tests.reference.kaggle import KAGGLE_SIZES
 
 SIZES = {"C1": 7, "C2": 11, "C3": 5}
+SMALL = DLRMConfig(bottom=(16,), top=(10, 1))
 
 
 def tables(sizes: dict[str, int], dim: int, device: str = "cpu") -> EmbeddingBagCollection:
@@ -93,8 +95,11 @@ def test_lower_triangle_order_gives_the_reference_order(itself: bool) -> None:
 def test_interaction_widths(dim: int, width: int) -> None:
     ebc = tables({f"C{i}": 3 for i in range(26)}, dim, "meta")
     assert DLRM(ebc, 13, device="meta").interaction_dim == width
-    assert DLRM(ebc, 13, interaction_itself=True, device="meta").interaction_dim == width + 27
-    assert DLRM(ebc, 13, interaction="cat", device="meta").interaction_dim == 27 * dim
+    assert (
+        DLRM(ebc, 13, DLRMConfig(interaction_itself=True), device="meta").interaction_dim
+        == width + 27
+    )
+    assert DLRM(ebc, 13, DLRMConfig(interaction="cat"), device="meta").interaction_dim == 27 * dim
 
 
 def test_parameter_totals_of_the_kaggle_model() -> None:
@@ -137,7 +142,10 @@ def test_logits_equal_the_literal_reference(
 ) -> None:
     torch.manual_seed(1)
     ebc = tables(SIZES, 8)
-    model = DLRM(ebc, 4, (16, 12), (10, 5, 1), interaction, itself)
+    config = DLRMConfig(
+        bottom=(16, 12), top=(10, 5, 1), interaction=interaction, interaction_itself=itself
+    )
+    model = DLRM(ebc, 4, config)
     dense, kjt, bags = batch()
     assert model.bottom is not None
 
@@ -164,7 +172,7 @@ def test_logits_equal_the_literal_reference(
 def test_logits_equal_torchrec_dlrm_with_our_weights() -> None:
     torch.manual_seed(2)
     ebc = tables(SIZES, 8)
-    ours = DLRM(ebc, 4, (16,), (10, 1))
+    ours = DLRM(ebc, 4, SMALL)
     theirs = TorchrecDLRM(copy.deepcopy(ebc), 4, [16, 8], [10, 1])
     assert ours.bottom is not None
     with torch.no_grad():
@@ -196,7 +204,7 @@ class Shuffled(nn.Module):
 
 def test_outputs_are_found_by_key_not_by_position() -> None:
     torch.manual_seed(3)
-    model = DLRM(tables(SIZES, 8), 4, (16,), (10, 1))
+    model = DLRM(tables(SIZES, 8), 4, SMALL)
     dense, kjt, _ = batch()
     expected = model(dense, kjt)
     model.embeddings = Shuffled(model.embeddings)
@@ -210,7 +218,7 @@ def test_a_missing_key_is_an_error() -> None:
 
 def test_without_dense_columns_one_learned_vector_takes_part() -> None:
     torch.manual_seed(4)
-    model = DLRM(tables(SIZES, 8), 0, top=(10, 1))
+    model = DLRM(tables(SIZES, 8), 0, SMALL)
     _, kjt, _ = batch()
     logits = model(torch.empty(6, 0), kjt)
     logits.square().sum().backward()
@@ -224,7 +232,7 @@ def test_without_dense_columns_one_learned_vector_takes_part() -> None:
 
 def test_batch_equals_singles() -> None:
     torch.manual_seed(5)
-    model = DLRM(tables(SIZES, 8), 4, (16,), (10, 1))
+    model = DLRM(tables(SIZES, 8), 4, SMALL)
     dense, kjt, bags = batch()
     singles = []
     for row in range(6):
@@ -240,7 +248,7 @@ def test_batch_equals_singles() -> None:
 
 def test_fx_trace_and_pickle_keep_the_numbers() -> None:
     torch.manual_seed(6)
-    model = DLRM(tables(SIZES, 8), 4, (16,), (10, 1))
+    model = DLRM(tables(SIZES, 8), 4, SMALL)
     dense, kjt, _ = batch()
 
     class Tracer(torch.fx.Tracer):
@@ -257,8 +265,8 @@ def test_fx_trace_and_pickle_keep_the_numbers() -> None:
 
 def test_meta_construction_then_materialise() -> None:
     torch.manual_seed(7)
-    model = DLRM(tables(SIZES, 8), 4, (16,), (10, 1))
-    empty = DLRM(tables(SIZES, 8, "meta"), 4, (16,), (10, 1), device="meta")
+    model = DLRM(tables(SIZES, 8), 4, SMALL)
+    empty = DLRM(tables(SIZES, 8, "meta"), 4, SMALL, device="meta")
     empty.to_empty(device="cpu").load_state_dict(model.state_dict())
     dense, kjt, _ = batch()
     assert torch.equal(empty(dense, kjt), model(dense, kjt))
@@ -276,17 +284,22 @@ def test_different_widths_name_who_has_which() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("options", "message"),
     [
-        ({"interaction": "sum"}, "interaction must be 'dot' or 'cat', got 'sum'"),
+        ({"interaction": "sum"}, "model dlrm: option interaction: .*'dot' or 'cat', got 'sum'"),
         ({"top": (8, 2)}, "top must end in 1"),
         ({"top": ()}, "top must end in 1"),
-        ({"num_dense": -1}, "num_dense must be 0 or more, got -1"),
+        ({"tops": (8, 1)}, "tops: there is no such field.*options are: bottom, top, interaction"),
     ],
 )
-def test_wrong_arguments_are_errors(arguments: dict[str, object], message: str) -> None:
+def test_wrong_options_are_errors(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        DLRM(**{"embeddings": tables(SIZES, 8), "num_dense": 4, **arguments})
+        get_model("dlrm").parse(options)
+
+
+def test_a_negative_number_of_columns_is_an_error() -> None:
+    with pytest.raises(ValueError, match="num_dense must be 0 or more, got -1"):
+        DLRM(tables(SIZES, 8), -1)
 
 
 def test_no_features_is_an_error() -> None:

@@ -1,0 +1,68 @@
+"""The interacting layer of AutoInt: fields attend to fields."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from compactrec.models.towers import affine
+
+__all__ = ["Flavor", "Interacting"]
+
+Flavor = Literal["paper", "official_tf", "fuxictr"]
+
+
+class Interacting(nn.Module):
+    """Multi-head attention over fields: ``(B, N, d) -> (B, N, heads * head_dim)``.
+
+    ::
+
+        s^h_mk = <Q^h x_m, K^h x_k>;  a^h_m = softmax_k(s^h_m);  o^h_m = sum_k a^h_mk V^h x_k
+        out_m  = relu([o^1_m; ...; o^H_m] + R x_m)
+
+    Args:
+        num_inputs: d.
+        flavor: ``paper`` is the above, with R in every layer. ``official_tf``: as the authors'
+            code, Q, K, V and R have biases and end in ReLU, scores are divided by sqrt(head_dim),
+            and a layer norm (eps 1e-8) follows. ``fuxictr``: R is the identity where the widths
+            are equal.
+    """
+
+    def __init__(
+        self,
+        num_inputs: int,
+        heads: int,
+        head_dim: int,
+        flavor: Flavor,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        width, official = heads * head_dim, flavor == "official_tf"
+        self.heads, self.head_dim = heads, head_dim
+        self.scale = head_dim**-0.5 if official else 1.0
+        self.query = affine(num_inputs, width, bias=official, device=device)
+        self.key = affine(num_inputs, width, bias=official, device=device)
+        self.value = affine(num_inputs, width, bias=official, device=device)
+        self.residual: nn.Module = nn.Identity()
+        if flavor != "fuxictr" or num_inputs != width:
+            self.residual = affine(num_inputs, width, bias=official, device=device)
+        self.activation: nn.Module = nn.ReLU() if official else nn.Identity()
+        self.norm: nn.Module = nn.Identity()
+        if official:
+            self.norm = nn.LayerNorm(width, eps=1e-8, device=device)
+
+    def forward(self, fields: Tensor) -> Tensor:
+        value = self._split(self.activation(self.value(fields)))
+        found = self.attention(fields) @ value  # (B, heads, N, head_dim)
+        joined = found.transpose(1, 2).flatten(2)
+        out: Tensor = self.norm((joined + self.activation(self.residual(fields))).relu())
+        return out
+
+    def attention(self, fields: Tensor) -> Tensor:
+        """Which field looks at which: ``(B, heads, N, N)``, every row sums to 1."""
+        query = self._split(self.activation(self.query(fields)))
+        key = self._split(self.activation(self.key(fields)))
+        return (query @ key.transpose(2, 3) * self.scale).softmax(dim=3)
+
+    def _split(self, joined: Tensor) -> Tensor:
+        return joined.unflatten(2, (self.heads, self.head_dim)).transpose(1, 2)
