@@ -8,15 +8,12 @@ own step: forward, loss, ``backward`` and optimizer as in their ``fit``, without
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import importlib.util
 import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest.mock import MagicMock, patch
 
 import numpy as np
 import torch
@@ -27,6 +24,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from compactrec.benchmarks.config import TrainConfig
+from compactrec.benchmarks.foreign import foreign
 from compactrec.benchmarks.model import build_model, click_model
 from compactrec.benchmarks.optimizers import Optimizers
 from compactrec.benchmarks.precision import DenseDtype, has_bfloat16
@@ -40,20 +38,6 @@ Step = Callable[[Batch], float]
 """One training step; returns the loss."""
 
 _OTHERS = ("deepctr_torch", "fuxictr")
-_UNUSED = (
-    "h5py",
-    "polars",
-    "ray",
-    "ray.data",
-    "ray.data.datasource",
-    "ray.data.datasource.filename_provider",
-    "requests",
-    "sklearn",
-    "sklearn.metrics",
-    "tqdm",
-    "yaml",
-)
-"""What others import for their data, their metrics and the news, and a step does not use."""
 _PLAIN = ("dense_part", "embedding_adam", "embedding_sparse_adam")
 _BFLOAT16 = "_bfloat16"
 
@@ -112,22 +96,6 @@ def build(name: str, setting: Setting) -> tuple[Step, int]:
     if name != "full":
         plan = make_plan(name, setting.features, full_bytes // 4, counts=counts)
     return _ours(setting, plan), size(plan).serving_bytes
-
-
-def _foreign(name: str) -> Any:
-    """A module of another project, which is not kept from importing by what is not installed.
-
-    ``requests`` is always left out: with it, deepctr_torch asks the network for its newest version.
-    """
-    absent = [
-        n for n in _UNUSED if n == "requests" or not importlib.util.find_spec(n.split(".")[0])
-    ]
-    with patch.dict(sys.modules):
-        sys.modules.update({n: MagicMock(name=n) for n in absent})
-        module = importlib.import_module(name)
-        loaded = {n: m for n, m in sys.modules.items() if n not in absent}
-    sys.modules.update(loaded)
-    return module
 
 
 class Constant(EmbeddingBagCollectionInterface):
@@ -235,12 +203,12 @@ def _plain(setting: Setting, tables: PlainEmbeddings) -> Step:
 
 def _deepctr(setting: Setting) -> Step:
     """DCN, the nearest that it has: it has no pairwise dots."""
-    inputs = _foreign("deepctr_torch.inputs")
+    inputs = foreign("deepctr_torch.inputs")
     columns = [
         inputs.SparseFeat(f.name, vocabulary_size=f.num_ids, embedding_dim=f.dim)
         for f in setting.features
     ] + [inputs.DenseFeat(f"I{i + 1}", 1) for i in range(NUM_DENSE)]
-    models = _foreign("deepctr_torch.models")
+    models = foreign("deepctr_torch.models")
     hidden = setting.top[:-1]
     model: Any = models.DCN(columns, columns, dnn_hidden_units=hidden, device="cpu")
     model.compile("adam", "binary_crossentropy")
@@ -260,9 +228,9 @@ def _deepctr(setting: Setting) -> Step:
 
 def _fuxictr(setting: Setting) -> Step:
     """A DLRM of FuxiCTR's layers over its base model, with its train step and Adam."""
-    torch_models = _foreign("fuxictr.pytorch.models")
-    layers = _foreign("fuxictr.pytorch.layers")
-    feature_map = _foreign("fuxictr.features").FeatureMap("bench", ".")
+    torch_models = foreign("fuxictr.pytorch.models")
+    layers = foreign("fuxictr.pytorch.layers")
+    feature_map = foreign("fuxictr.features").FeatureMap("bench", ".")
     feature_map.labels = ["label"]
     for f in setting.features:
         feature_map.features[f.name] = {

@@ -18,6 +18,13 @@ __all__ = ["broken", "main", "missing_requirements", "problems", "read_pins"]
 HERE = Path(__file__).resolve().parent
 PIN_FILES = ("torch.txt", "cpu.txt", "dev.txt")
 CUDA_FBGEMM = "fbgemm-gpu"
+NOT_NEEDED = {
+    ("torchrec", CUDA_FBGEMM): "fbgemm-gpu-cpu stands in for it",
+    ("fuxictr", "h5py"): "its data files; only its layers and base model are used",
+    ("fuxictr", "pyyaml"): "its config files",
+    ("fuxictr", "ray"): "its preprocessing; hundreds of megabytes",
+}
+"""What a pinned package asks for, and why it does without here."""
 
 
 def normal(name: str) -> str:
@@ -68,8 +75,8 @@ def missing_requirements(pins: dict[str, str]) -> list[str]:
             needed = normal(requirement.name)
             if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
                 continue
-            if (name, needed) == ("torchrec", CUDA_FBGEMM):
-                continue  # fbgemm-gpu-cpu stands in for it
+            if (name, needed) in NOT_NEEDED:
+                continue
             if needed not in installed:
                 found.append(f"{name} needs {text}, which is not installed")
             elif not requirement.specifier.contains(installed[needed], prereleases=True):
