@@ -82,6 +82,22 @@ assert layer(torch.tensor([[0, 999]])).shape == (1, 2, 8)
     assert run.returncode == 0, run.stderr
 
 
+def test_swapping_plain_layers_works_without_torchrec() -> None:
+    run = run_light(f"""
+import torch
+from torch import nn
+from compactrec.embeddings import compress, materialize
+
+model = nn.ModuleDict({{"user": nn.Embedding(1000, 8), "item": nn.EmbeddingBag(500, 8)}})
+compress(model, {SOME!r}, budget_bytes=12_000)
+assert sum(p.nbytes for p in model.parameters()) <= 12_000
+materialize(model)
+assert type(model["item"]) is nn.EmbeddingBag
+""")
+    assert run.returncode == 0, run.stderr
+    assert run.stderr.splitlines()[0].startswith("table  ids x width")
+
+
 def test_what_needs_torchrec_says_what_to_install() -> None:
     run = run_light("from compactrec.embeddings import CompressedEmbeddingBagCollection")
     message = run.stderr.splitlines()[-1]

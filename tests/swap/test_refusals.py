@@ -13,16 +13,16 @@ from compactrec.embeddings import (
     Feature,
     FullConfig,
     Group,
+    MixedConfig,
     NoEffectWarning,
     Plan,
-    UniformConfig,
     compress,
     plan_swap,
 )
 from tests.cases import SOME
 from tests.swap.models import Mixture
 
-SMALLER = {"_default": UniformConfig(dim=4)}
+SMALLER = {"_default": MixedConfig(dims=(4,))}
 
 
 def notes(model: nn.Module) -> dict[str, str]:
@@ -148,7 +148,7 @@ def plan_of(*groups: tuple[dict[str, tuple[int, int]], Any]) -> Plan:
     return Plan(tuple(features), tuple(Group(tuple(m), config) for m, config in groups))
 
 
-SMALL = UniformConfig(dim=4)
+SMALL = MixedConfig(dims=(4,))
 
 
 @pytest.mark.parametrize(
@@ -217,12 +217,12 @@ def test_rules_names_and_sizes_choose_tables() -> None:
 
 def test_the_table_is_printed_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     model = nn.ModuleDict({"user": nn.Embedding(1000, 8), "item": nn.Embedding(20, 8)})
-    compress(model, {"user": UniformConfig(dim=4)})
+    compress(model, {"user": MixedConfig(dims=(4,))})
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
-        "table  ids x width  before   after  method   note",
-        "user     1,000 x 8  32,000  16,160  uniform",
-        "item        20 x 8     640     640  -        stays full",
+        "table  ids x width  before   after  method  note",
+        "user     1,000 x 8  32,000  16,160  mixed",
+        "item        20 x 8     640     640  -       stays full",
         "all                 32,640  16,800",
     ]

@@ -15,9 +15,9 @@ from compactrec.embeddings import (
     CompressedEmbeddingBag,
     CompressedEmbeddingBagCollection,
     Group,
+    MixedConfig,
     Plan,
     SwapReport,
-    UniformConfig,
     compress,
     plan_swap,
 )
@@ -127,14 +127,14 @@ def test_full_tables_keep_their_weights_and_their_parameters() -> None:
     item = model.ebc.embedding_bags["t_items"].weight
     ids, kjt = Mixture.batch()
     seen: list[SwapReport] = []
-    compress(model, {"tag": UniformConfig(dim=2)}, report=seen.append)
-    assert [row.method for row in seen[0].rows] == ["", "", "", "uniform", "", ""]
+    compress(model, {"tag": MixedConfig(dims=(2,))}, report=seen.append)
+    assert [row.method for row in seen[0].rows] == ["", "", "", "mixed", "", ""]
     assert type(model.user) is nn.Embedding
     assert torch.equal(model.user(ids), plain.user(ids))
     assert any(parameter is item for parameter in model.ebc.parameters())
     assert_near(model.ebc(kjt)["item"], plain.ebc(kjt)["item"])
     narrow = copy.deepcopy(plain)
-    compress(narrow, {"ebc/item": UniformConfig(dim=4)}, report=False)
+    compress(narrow, {"ebc/item": MixedConfig(dims=(4,))}, report=False)
     # Width 6 is stored two rows in one: another parameter, the same weights.
     assert torch.equal(narrow.ebc(kjt)["tag"], plain.ebc(kjt)["tag"])
     assert not torch.equal(narrow.ebc(kjt)["item"], plain.ebc(kjt)["item"])
@@ -214,7 +214,7 @@ def test_optimizers_get_the_new_parameters_where_the_old_ones_were() -> None:
     model(*Mixture.batch()).sum().backward()
     optimizer.step()
     seen: list[SwapReport] = []
-    rules = {"user|clicks": UniformConfig(dim=4)}
+    rules = {"user|clicks": MixedConfig(dims=(4,))}
     compress(model, rules, optimizers=[optimizer], report=seen.append)
     groups = optimizer.param_groups
     assert [group["lr"] for group in groups] == [0.01, 0.5]
@@ -235,9 +235,9 @@ def test_sparse_adam_is_refused_where_dense_parts_come_with_a_table() -> None:
     model = nn.Sequential(nn.Embedding(100, 8, sparse=True))
     optimizer = torch.optim.SparseAdam(list(model.parameters()))
     with pytest.raises(ValueError, match=re.escape("SparseAdam takes sparse gradients alone")):
-        compress(model, {"0": UniformConfig(dim=4)}, optimizers=[optimizer])
+        compress(model, {"0": MixedConfig(dims=(4,))}, optimizers=[optimizer])
     assert type(model[0]) is nn.Embedding, "an error changes nothing"
-    compress(model, {"0": UniformConfig(dim=4)}, report=False)
+    compress(model, {"0": MixedConfig(dims=(4,))}, report=False)
     model(torch.tensor([1, 2])).sum().backward()
     table = next(p for n, p in model.named_parameters() if "tables" in n)
     assert table.grad is not None
@@ -251,7 +251,7 @@ def test_device_dtype_mode_and_frozen_weights_are_kept() -> None:
     model["c"] = nn.EmbeddingBag(70, 8, mode="max", include_last_offset=True).requires_grad_(False)
     model.eval()
     seen: list[SwapReport] = []
-    compress(model, {"_default": UniformConfig(dim=4)}, report=seen.append)
+    compress(model, {"_default": MixedConfig(dims=(4,))}, report=seen.append)
     assert num_bytes(model) == seen[0].after_bytes
     assert {p.dtype for p in model["a"].parameters()} == {torch.float64}
     assert model["a"](torch.tensor([3])).dtype == torch.float64
@@ -274,7 +274,7 @@ def test_what_the_model_holds_in_lists_and_dicts_is_exchanged() -> None:
 
     model = Regular()
     kept = model.b.weight
-    compress(model, {"a": UniformConfig(dim=4)}, report=False)
+    compress(model, {"a": MixedConfig(dims=(4,))}, report=False)
     new = list(model.a.parameters())
     assert [id(p) for p in model.penalties[0][0]] == [id(p) for p in [*new, kept]]
     assert [id(pair[1]) for pair in model.penalties[1]] == [id(p) for p in new]
@@ -285,12 +285,12 @@ def test_what_the_model_holds_in_lists_and_dicts_is_exchanged() -> None:
 def test_a_module_under_two_names_is_replaced_under_both() -> None:
     model = nn.ModuleDict({"x": nn.Embedding(50, 8)})
     model["y"] = nn.Sequential(model["x"])
-    compress(model, {"x": UniformConfig(dim=4)}, report=False)
+    compress(model, {"x": MixedConfig(dims=(4,))}, report=False)
     assert isinstance(model["x"], CompressedEmbedding)
     assert model["y"][0] is model["x"]
 
 
 def test_a_table_by_itself_is_returned() -> None:
     table = nn.Embedding(50, 8)
-    made = compress(table, {"table": UniformConfig(dim=4)}, report=False)
+    made = compress(table, {"table": MixedConfig(dims=(4,))}, report=False)
     assert isinstance(made, CompressedEmbedding)
