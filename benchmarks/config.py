@@ -58,7 +58,8 @@ class TrainConfig(BaseModel):
     dense_learning_rate: float = Field(default=0.001, gt=0)
     dense_weight_decay: float = Field(default=0.0, ge=0)
     table_optimizer: Literal["sgd", "adagrad", "rowwise_adagrad", "adam"] = "adagrad"
-    """``adam`` only with engine ``eager``; lazy, on the rows of a batch, under ``touched_rows``."""
+    """``adam`` is lazy under ``touched_rows``, on the rows of a batch, and then needs engine
+    ``eager`` or kernel ``numba``; under the other modes it needs engine ``eager``."""
     table_learning_rate: float = Field(default=0.02, gt=0)
     table_eps: float = Field(default=1e-8, gt=0)
     """Added to the root of the tables' Adagrad accumulator, or of Adam's second moment."""
@@ -74,6 +75,9 @@ class TrainConfig(BaseModel):
     schedule: LearningRateSchedule = LearningRateSchedule()
     seed: int = Field(default=0, ge=0, lt=2**32)
     engine: Literal["eager", "fused"] = "fused"
+    kernel: Literal["auto", "numba", "fbgemm"] = "auto"
+    """What looks up and updates under engine ``fused``: ``auto`` is Numba on a CPU where it is
+    installed, else FBGEMM."""
     device: str = "cpu"
     dense_dtype: DenseDtype = "float32"
     """``bfloat16``: products of the model over the embeddings, where the machine has it. Embeddings
@@ -134,10 +138,7 @@ class TrainConfig(BaseModel):
                 "optimizer 'adagrad' or 'sgd'"
             )
         if self.engine == "fused" and self.table_optimizer == "adam":
-            raise ValueError(
-                "engine 'fused' has no 'adam', as FBGEMM's CPU operator has none; use engine "
-                "'eager', or the table optimizer 'adagrad', 'rowwise_adagrad' or 'sgd'"
-            )
+            _check_fused_adam(self.kernel, self.device, self.decay_mode)
         if self.table_learning_rate * self.table_decay >= 1:
             raise ValueError(
                 f"table_learning_rate {self.table_learning_rate:g} times table_decay "
@@ -172,6 +173,22 @@ class TrainConfig(BaseModel):
             )
         if self.dense_dtype == "float32":
             idle = {*idle, "dense_dtype"}
+        if self.engine == "eager":
+            idle = {*idle, "kernel"}
         fields = self.model_dump(mode="json", exclude=set(_PLACES | _COSMETIC | idle))
         options = get_model(self.model).parse(self.model_options)
         return {**fields, "model_options": options.model_dump(mode="json")}
+
+
+def _check_fused_adam(kernel: str, device: str, decay_mode: str) -> None:
+    if kernel == "fbgemm" or not device.startswith("cpu"):
+        raise ValueError(
+            f"engine 'fused' has 'adam' with kernel 'numba' on device 'cpu' alone, got kernel "
+            f"{kernel!r} and device {device!r}; use these, engine 'eager', or the table optimizer "
+            f"'adagrad', 'rowwise_adagrad' or 'sgd'"
+        )
+    if decay_mode != "touched_rows":
+        raise ValueError(
+            f"under decay_mode {decay_mode!r} 'adam' moves every row in every step, which engine "
+            f"'fused' does not; use decay_mode 'touched_rows', or engine 'eager'"
+        )

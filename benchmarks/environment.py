@@ -34,6 +34,7 @@ def library_versions() -> dict[str, str | None]:
         "compactrec": _version("compactrec"),
         "torch": _version("torch"),
         "torchrec": _version("torchrec"),
+        "numba": _version("numba"),
         "fbgemm": _version("fbgemm-gpu-cpu") or _version("fbgemm-gpu"),
     }
 

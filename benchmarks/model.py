@@ -29,7 +29,11 @@ def build_model(
     torch.manual_seed(config.seed)
     collections = tuple(
         CompressedEmbeddingBagCollection(
-            part, engine=config.engine, device=config.device, optimizer=fused_optimizer(config)
+            part,
+            engine=config.engine,
+            device=config.device,
+            optimizer=fused_optimizer(config),
+            kernel=config.kernel if config.engine == "fused" else "auto",
         )
         for part in plan.plans
     )

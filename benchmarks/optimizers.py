@@ -25,7 +25,6 @@ def fused_optimizer(config: TrainConfig) -> FusedOptimizer | None:
     """What a collection of engine ``fused`` applies in backward; None for ``eager``."""
     if config.engine == "eager":
         return None
-    assert config.table_optimizer != "adam", "the config refuses it"
     return FusedOptimizer(
         name=config.table_optimizer, learning_rate=config.table_learning_rate,
         eps=config.table_eps, weight_decay=config.table_decay, decay_mode=config.decay_mode,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,14 +16,12 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 from compactrec.embeddings.contract import Table
 from compactrec.embeddings.feature import Feature
 from compactrec.embeddings.fused_optimizer import FusedOptimizer
+from compactrec.embeddings.fused_tables import FusedTables, Kernel
 from compactrec.embeddings.logical import LogicalCombine
 from compactrec.embeddings.plan import Plan
 from compactrec.embeddings.rewrite import Bags, Rewrite
 from compactrec.embeddings.rewrites import Stream
 from compactrec.embeddings.tracing import as_leaf
-
-if TYPE_CHECKING:
-    from compactrec.embeddings.fused import FusedTables
 
 __all__ = ["CompressedEmbeddingBagCollection", "Engine"]
 
@@ -92,14 +90,16 @@ class CompressedEmbeddingBagCollection(EmbeddingBagCollectionInterface):
     Args:
         plan: features and their method configs.
         engine: ``eager`` (a plain EmbeddingBagCollection, dense gradients; for reference, export
-            and sharding) or ``fused`` (FBGEMM, optimizer inside backward; one process).
+            and sharding) or ``fused`` (optimizer inside backward; one process).
         device: where to build, by default as torch does; ``meta`` only with ``eager``, and what is
             looked up there has a shape and no numbers.
         is_weighted: batches carry one weight per id. Without it, weights of a batch are not read,
             as in torchrec.
         optimizer: for ``fused`` only; row-wise Adagrad by default.
+        kernel: for ``fused`` only: ``numba`` (CPU), ``fbgemm``, or ``auto``, which is ``numba`` on
+            a CPU where it is installed. Same numbers to rounding, same state.
         check_ids: raise on ids out of range. Without, such an id is undefined behaviour: it may
-            read another row, another feature's table or, with ``fused``, any memory.
+            read another row, another feature's table or, with kernel ``fbgemm``, any memory.
 
     ``torch.export`` (``strict=False``) takes an ``eager`` collection with any bags; the number of
     ids and the batch size may be dynamic, the latter from 2 on, as torch specialises on 1. In a
@@ -124,6 +124,7 @@ class CompressedEmbeddingBagCollection(EmbeddingBagCollectionInterface):
         device: torch.device | str | None = None,
         is_weighted: bool = False,
         optimizer: FusedOptimizer | None = None,
+        kernel: Kernel = "auto",
         check_ids: bool = True,
     ) -> None:
         super().__init__()
@@ -133,6 +134,11 @@ class CompressedEmbeddingBagCollection(EmbeddingBagCollectionInterface):
             raise ValueError(
                 f"optimizer is for engine='fused', got engine={engine!r}; train an eager "
                 f"collection with a torch.optim optimizer over its parameters()"
+            )
+        if kernel != "auto" and engine != "fused":
+            raise ValueError(
+                f"kernel is for engine='fused', got kernel={kernel!r} and engine={engine!r}; leave "
+                f"it out"
             )
         self.plan = plan
         self.plain_names: dict[str, str] = {}
@@ -151,7 +157,7 @@ class CompressedEmbeddingBagCollection(EmbeddingBagCollectionInterface):
             self.rewrite.to(where)
         self._specs = _table_order([t for part in lowered for t in part.tables], self.rewrite.ids)
         with torch.random.fork_rng():  # what the engines draw while they build is drawn again
-            self.tables = self._build_tables(self._specs, optimizer, where)
+            self.tables = self._build_tables(self._specs, optimizer, where, kernel)
         if where.type != "meta":
             self._draw_tables(torch.Generator(where).manual_seed(seed))
         by_key = {o.key: o for part in lowered for o in part.outputs}
@@ -284,8 +290,8 @@ class CompressedEmbeddingBagCollection(EmbeddingBagCollectionInterface):
         finally:
             lazy.paused = False
 
-    def _fused(self) -> "FusedTables":
-        return cast("FusedTables", self.tables)
+    def _fused(self) -> FusedTables:
+        return cast(FusedTables, self.tables)
 
     def _draw_tables(self, generator: torch.Generator | None) -> None:
         """The same numbers from the same seed under every engine."""
@@ -295,12 +301,14 @@ class CompressedEmbeddingBagCollection(EmbeddingBagCollectionInterface):
             table.init_fn(cast(Tensor, holder.weight), generator)
 
     def _build_tables(
-        self, tables: list[Table], optimizer: FusedOptimizer | None, device: torch.device
+        self,
+        tables: list[Table],
+        optimizer: FusedOptimizer | None,
+        device: torch.device,
+        kernel: Kernel,
     ) -> nn.Module:
         ids = self.rewrite.ids
         if self.engine == "fused":
-            from compactrec.embeddings.fused import FusedTables
-
             if not tables:
                 raise ValueError(
                     "the plan keeps nothing of any feature, and there is nothing to train; use "
@@ -308,7 +316,12 @@ class CompressedEmbeddingBagCollection(EmbeddingBagCollectionInterface):
                 )
 
             return FusedTables(
-                tables, ids.part_keys, ids.part_tables, optimizer or FusedOptimizer(), device
+                tables,
+                ids.part_keys,
+                ids.part_tables,
+                optimizer or FusedOptimizer(),
+                device,
+                kernel,
             )
         return EmbeddingBagCollection(
             tables=[_torchrec_config(table, ids) for table in tables],

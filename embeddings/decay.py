@@ -21,9 +21,9 @@ is, for rates ``lr_j``:
   row shrink by one factor, so the replay is of two numbers per row.
 
 A replay saves memory traffic, not arithmetic. It stays short because all rows are brought up to
-date every :data:`REPLAYED_STEPS` steps. Adam's moments have neither form; only the eager engine has
-Adam, and there dense means a dense pass. Bytes: 8 per physical row, and 16 per step since all rows
-were up to date (at most :data:`CLOSED_STEPS` steps).
+date every :data:`REPLAYED_STEPS` steps. Adam's moments have neither form; dense Adam
+is the eager engine's alone, and a dense pass. Bytes: 8 per physical row, and 16 per step since all
+rows were up to date (at most :data:`CLOSED_STEPS` steps).
 """
 
 from collections.abc import Sequence

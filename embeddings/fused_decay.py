@@ -1,4 +1,7 @@
-"""Weight decay in the fused engine, around FBGEMM's operator, whose CPU kernels have none.
+"""Weight decay in the fused engine, around a kernel's own update.
+
+What follows is for FBGEMM, whose CPU kernels have none. Numba's have a coupled decay in their rule
+and need this under the dense modes only, for the rows that no batch holds.
 
 (They take a weight decay and ignore it: under SGD, Adagrad and row-wise Adagrad alike.) SGD and
 ``dense_decoupled`` scale rows between the lookup and FBGEMM's own update: exact, as the backward
@@ -65,6 +68,7 @@ class FusedDecay:
         weights: per table ``(rows, dim)``, changed in place, with a version counter of their own.
         states: the optimizer's accumulators; none for SGD.
         trained: which of the tables decay; the others are constants, and stay.
+        in_rule: the operator's own update has ``g + wd w`` in it, except under SGD.
     """
 
     def __init__(
@@ -73,6 +77,8 @@ class FusedDecay:
         weights: Sequence[Tensor],
         states: Sequence[Tensor],
         trained: Sequence[int],
+        *,
+        in_rule: bool = False,
     ) -> None:
         self.rate = optimizer.learning_rate
         self._optimizer = optimizer
@@ -80,11 +86,12 @@ class FusedDecay:
         self._weights = self._of_trained(weights)
         self._states = self._of_trained(states) if states else []
         coupled = optimizer.decay_mode != "dense_decoupled"
-        self._own_update = coupled and optimizer.name != "sgd"
+        self._replays = coupled and optimizer.name != "sgd"
+        self._own_update = self._replays and not in_rule
         self.lazy: LazyDecay | None = None
         if optimizer.decay_mode != "touched_rows":
             kind: LazyKind = "factor"
-            if self._own_update and optimizer.name != "sgd":
+            if self._replays and optimizer.name in ("adagrad", "rowwise_adagrad"):
                 kind = optimizer.name
             self.lazy = LazyDecay(
                 kind, optimizer.weight_decay, optimizer.eps, self._weights, self._states
@@ -116,7 +123,8 @@ class FusedDecay:
             )
             return pooled
         pooled = operator()
-        pooled.register_hook(lambda grad: self._shrink(rows))
+        before = self._step_past if self._replays else self._shrink
+        pooled.register_hook(lambda grad: before(rows))
         return pooled
 
     def _of_trained(self, per_table: Sequence[Tensor]) -> list[Tensor]:
@@ -132,6 +140,14 @@ class FusedDecay:
         factor = 1 - self.rate * self._optimizer.weight_decay
         for weight, chosen in zip(self._weights, rows, strict=True):
             weight[chosen] = weight[chosen] * factor  # a repeated row gets the same value twice
+
+    @torch.no_grad()
+    def _step_past(self, rows: list[Tensor]) -> None:
+        """Right before an update that has the decay in it: ``rows`` have had this step."""
+        assert self.lazy is not None
+        self.lazy.catch_up(rows)
+        self.lazy.end_step(self.rate)
+        self.lazy.mark(rows)
 
     @torch.no_grad()
     def _update(self, rows: list[Tensor], lookup: Lookup, grad: Tensor) -> None:

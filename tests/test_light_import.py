@@ -17,7 +17,9 @@ ROOT = Path(__file__).resolve().parents[1]
 BLOCKED = (
     "duckdb",
     "fbgemm_gpu",
+    "llvmlite",
     "matplotlib",
+    "numba",
     "pandas",
     "polars",
     "pyarrow",

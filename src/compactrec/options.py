@@ -59,9 +59,13 @@ class TrainOptions:
     table_optimizer: Annotated[
         str | None,
         Option(
-            help="sgd, adagrad, rowwise_adagrad, or adam with engine eager. [adagrad]",
+            help="sgd, adagrad, rowwise_adagrad, or adam (lazy, on CPU). [adagrad]",
             metavar="NAME",
         ),
+    ] = None
+    kernel: Annotated[
+        str | None,
+        Option(help="What updates tables: auto, numba or fbgemm. [auto]", metavar="NAME"),
     ] = None
     table_decay: Annotated[float | None, Option(min=0, help="Weight decay of tables. [0]")] = None
     decay_mode: Annotated[

@@ -142,7 +142,18 @@ def test_a_run_goes_on_bit_by_bit(engine: str, optimizer: str, mode: str) -> Non
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"engine": "fused", "table_optimizer": "adam"}, "engine 'fused' has no 'adam'"),
+        (
+            {"engine": "fused", "table_optimizer": "adam", "kernel": "fbgemm"},
+            "engine 'fused' has 'adam' with kernel 'numba' on device 'cpu' alone",
+        ),
+        (
+            {"engine": "fused", "table_optimizer": "adam", "device": "cuda"},
+            "got kernel 'auto' and device 'cuda'; use these, engine 'eager'",
+        ),
+        (
+            {"table_optimizer": "adam", "decay_mode": "dense_coupled"},
+            "'dense_coupled' 'adam' moves every row in every step, which engine 'fused' does not",
+        ),
         ({"engine": "eager", "table_optimizer": "rowwise_adagrad"}, "has no 'rowwise_adagrad'"),
         ({"table_learning_rate": 0.5, "table_decay": 2.0}, "must be below 1, or a step takes more"),
         ({"decay_mode": "sparse"}, "dense_coupled"),

@@ -1,0 +1,339 @@
+"""The compiled loops of the fused engine's Numba kernel; ``numba_tables.py`` calls them.
+
+Layouts, int64. ``tables``, one line per table and one more: the columns :data:`WEIGHT` ..
+:data:`FIRST_PART` below; addresses are of float32 memory. ``parts``, one line per part: its table,
+its first column of the output. ``values`` are rows, part by part and bag by bag; ``offsets`` where
+bags begin, parts x bags + 1. The output and its gradient are ``(bags, stride)``.
+
+A function returns -1, or the place in ``values`` of a row that is out of range, before it uses that
+row. Nothing else is checked: offsets must rise from 0 to the number of values, and addresses hold
+what the layout says.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+from numba import njit
+
+from compactrec.embeddings.numba_lanes import (
+    load1,
+    load4,
+    load8,
+    prefetch,
+    prefetch_to_write,
+    root,
+    splat4,
+    splat8,
+    store,
+    total,
+)
+
+__all__ = [
+    "ADAGRAD",
+    "ADAM",
+    "DIM",
+    "FIRST_PART",
+    "LANES",
+    "ROWS",
+    "ROWWISE_ADAGRAD",
+    "SGD",
+    "STATE1",
+    "STATE2",
+    "WEIGHT",
+    "look_up",
+    "update",
+    "weight_gradients",
+]
+
+WEIGHT, STATE1, STATE2, DIM, ROWS, FIRST_PART = range(6)
+SGD, ADAGRAD, ROWWISE_ADAGRAD, ADAM = range(4)
+
+_AHEAD = 16
+"""How many rows ahead memory is asked for."""
+_LINE = 16
+"""Floats per cache line."""
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_ONE = np.float32(1)
+
+LANES = "c46943a1bd21d8b1"
+"""Of ``numba_lanes.py``: first 16 digits of its sha256. Kept code is old when this file changes."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _jit(function: F) -> F:
+    """Compiled at the first call, without the interpreter's lock, and kept on disk if possible."""
+    options = {"nogil": True, "error_model": "numpy"}
+    try:
+        compiled: F = njit(cache=True, **options)(function)
+    except RuntimeError:  # neither the folder of this file nor the user's cache can be written
+        compiled = njit(**options)(function)
+    return compiled
+
+
+@_jit
+def _assign(out: Any, x: Any, scale: Any, dim: Any) -> None:
+    """``out = scale x``"""
+    for k in range(0, dim - 7, 8):
+        store(out, k, load8(x, k) * splat8(scale))
+    if dim & 4:
+        store(out, dim - 4, load4(x, dim - 4) * splat4(scale))
+
+
+@_jit
+def _add(out: Any, x: Any, scale: Any, dim: Any) -> None:
+    """``out += scale x``"""
+    for k in range(0, dim - 7, 8):
+        store(out, k, load8(out, k) + load8(x, k) * splat8(scale))
+    if dim & 4:
+        store(out, dim - 4, load4(out, dim - 4) + load4(x, dim - 4) * splat4(scale))
+
+
+@_jit
+def _dot(x: Any, y: Any, dim: Any) -> Any:
+    found = splat8(np.float32(0))
+    for k in range(0, dim - 7, 8):
+        found = found + load8(x, k) * load8(y, k)
+    result = total(found)
+    if dim & 4:
+        result += total(load4(x, dim - 4) * load4(y, dim - 4))
+    return result
+
+
+@_jit
+def _adagrad(w: Any, s: Any, g: Any, dim: Any, rate: Any, eps: Any) -> None:
+    """``s += g^2; w -= rate g / (sqrt(s) + eps)``"""
+    for k in range(0, dim - 7, 8):
+        x = load8(g, k)
+        y = load8(s, k) + x * x
+        store(s, k, y)
+        store(w, k, load8(w, k) - splat8(rate) * x / (root(y) + splat8(eps)))
+    if dim & 4:
+        k = dim - 4
+        a = load4(g, k)
+        b = load4(s, k) + a * a
+        store(s, k, b)
+        store(w, k, load4(w, k) - splat4(rate) * a / (root(b) + splat4(eps)))
+
+
+@_jit
+def _adam(
+    w: Any, m: Any, v: Any, g: Any, dim: Any, rate: Any, eps: Any, second: Any, b1: Any, b2: Any
+) -> None:
+    """``m, v`` move towards ``g, g^2``; ``w -= rate m / (sqrt(second v) + eps)``"""
+    for k in range(0, dim - 7, 8):
+        x = load8(g, k)
+        y = load8(m, k) * splat8(b1) + x * splat8(_ONE - b1)
+        z = load8(v, k) * splat8(b2) + x * x * splat8(_ONE - b2)
+        store(m, k, y)
+        store(v, k, z)
+        step = splat8(rate) * y / (root(z * splat8(second)) + splat8(eps))
+        store(w, k, load8(w, k) - step)
+    if dim & 4:
+        k = dim - 4
+        a = load4(g, k)
+        b = load4(m, k) * splat4(b1) + a * splat4(_ONE - b1)
+        c = load4(v, k) * splat4(b2) + a * a * splat4(_ONE - b2)
+        store(m, k, b)
+        store(v, k, c)
+        part = splat4(rate) * b / (root(c * splat4(second)) + splat4(eps))
+        store(w, k, load4(w, k) - part)
+
+
+@_jit
+def look_up(
+    tables: Any,
+    parts: Any,
+    values: Any,
+    offsets: Any,
+    scales: Any,
+    out: Any,
+    stride: Any,
+    bags: Any,
+    first: Any,
+    last: Any,
+) -> Any:
+    """Write the sums of bags ``first .. last - 1``; ``scales``: address of weights of ids, or 0."""
+    for p in range(parts.shape[0]):
+        t = parts[p, 0]
+        dim, rows, weight = tables[t, DIM], tables[t, ROWS], tables[t, WEIGHT]
+        row_bytes = 4 * dim
+        end = offsets[p * bags + last]
+        high = offsets[p * bags + first]
+        for b in range(first, last):
+            low, high = high, offsets[p * bags + b + 1]
+            to = out + 4 * (b * stride + parts[p, 1])
+            for k in range(0, dim, _LINE):
+                prefetch_to_write(to, _AHEAD * stride + k)
+            if low == high:
+                for k in range(0, dim, 4):
+                    store(to, k, splat4(np.float32(0)))
+            for i in range(low, high):
+                if i + _AHEAD < end:
+                    for k in range(0, dim, _LINE):
+                        prefetch(weight + values[i + _AHEAD] * row_bytes, k)
+                row = values[i]
+                if row < 0 or row >= rows:
+                    return i
+                scale = load1(scales, i) if scales else _ONE
+                if i == low:
+                    _assign(to, weight + row * row_bytes, scale, dim)
+                else:
+                    _add(to, weight + row * row_bytes, scale, dim)
+    return -1
+
+
+@_jit
+def weight_gradients(
+    tables: Any,
+    parts: Any,
+    values: Any,
+    offsets: Any,
+    grad: Any,
+    stride: Any,
+    bags: Any,
+    out: Any,
+) -> Any:
+    """Gradient of the weight of every id: its row times the gradient of its bag."""
+    for p in range(parts.shape[0]):
+        t = parts[p, 0]
+        dim = tables[t, DIM]
+        for b in range(bags):
+            for i in range(offsets[p * bags + b], offsets[p * bags + b + 1]):
+                row = values[i]
+                if row < 0 or row >= tables[t, ROWS]:
+                    return i
+                at = grad + 4 * (b * stride + parts[p, 1])
+                store(out, i, _dot(tables[t, WEIGHT] + 4 * row * dim, at, dim))
+    return -1
+
+
+@_jit
+def _sum(
+    tables: Any,
+    parts: Any,
+    values: Any,
+    offsets: Any,
+    scales: Any,
+    grad: Any,
+    stride: Any,
+    bags: Any,
+    unit: Any,
+    slots: Any,
+    distinct: Any,
+    sums: Any,
+) -> Any:
+    """Sum the gradients of each row, in the order of ids; how many rows, or ``-1 - i`` of a bad id.
+
+    ``slots`` is a hash table, filled anew, from rows to places in ``distinct`` and ``sums``.
+    """
+    t, piece, pieces = unit
+    dim, rows = tables[t, DIM], tables[t, ROWS]
+    ids = offsets[tables[t + 1, FIRST_PART] * bags] - offsets[tables[t, FIRST_PART] * bags]
+    size, shift = 4, 62
+    while size < 2 * ids:
+        size *= 2
+        shift -= 1
+    direct = rows <= size
+    if direct:
+        size = rows
+    slots[:size] = -1
+    count = 0
+    for p in range(tables[t, FIRST_PART], tables[t + 1, FIRST_PART]):
+        high = offsets[p * bags]
+        for b in range(bags):
+            low, high = high, offsets[p * bags + b + 1]
+            at = grad + 4 * (b * stride + parts[p, 1])
+            for k in range(0, dim, _LINE):
+                prefetch(at, _AHEAD * stride + k)
+            for i in range(low, high):
+                row = values[i]
+                if row < 0 or row >= rows:
+                    return -1 - i
+                mixed = np.uint64(row) * _GOLDEN
+                if pieces > 1 and np.int64(mixed >> np.uint64(40)) * pieces >> 24 != piece:
+                    continue
+                h = row if direct else np.int64(mixed >> np.uint64(shift))
+                s = slots[h]
+                while s >= 0 and distinct[s] != row:
+                    h = (h + 1) & (size - 1)
+                    s = slots[h]
+                scale = load1(scales, i) if scales else _ONE
+                if s < 0:
+                    slots[h] = count
+                    distinct[count] = row
+                    _assign(sums + 4 * count * dim, at, scale, dim)
+                    count += 1
+                else:
+                    _add(sums + 4 * np.int64(s) * dim, at, scale, dim)
+    return count
+
+
+@_jit
+def update(
+    kind: Any,
+    tables: Any,
+    parts: Any,
+    values: Any,
+    offsets: Any,
+    scales: Any,
+    grad: Any,
+    stride: Any,
+    bags: Any,
+    units: Any,
+    rates: Any,
+    settings: Any,
+    slots: Any,
+    distinct: Any,
+    sums: Any,
+) -> Any:
+    """One step of the optimizer on every distinct row.
+
+    Args:
+        units: table, piece, pieces per line; a piece has the rows with ``hash(row) * pieces``
+            in its part of the range, so that threads share a table and no row.
+        rates: per table the learning rate (Adam: over ``1 - b1^t``), and ``1 / (1 - b2^t)``.
+        settings: eps, weight decay inside the rule, b1, b2.
+        slots: int32, and ``distinct``, int64: scratch. ``sums``: address of scratch, floats.
+    """
+    eps, decay, b1, b2 = settings[0], settings[1], settings[2], settings[3]
+    for u in range(units.shape[0]):
+        t = units[u, 0]
+        unit = (t, units[u, 1], units[u, 2])
+        count = _sum(
+            tables, parts, values, offsets, scales, grad, stride, bags, unit, slots, distinct, sums
+        )
+        if count < 0:
+            return -1 - count
+        dim, rate = tables[t, DIM], rates[t, 0]
+        state_dim = 1 if kind == ROWWISE_ADAGRAD else dim
+        for s in range(count):
+            if s + _AHEAD < count:
+                ahead = distinct[s + _AHEAD]
+                for k in range(0, dim, _LINE):
+                    prefetch_to_write(tables[t, WEIGHT] + 4 * ahead * dim, k)
+                if kind != SGD:
+                    for k in range(0, state_dim, _LINE):
+                        prefetch_to_write(tables[t, STATE1] + 4 * ahead * state_dim, k)
+                if kind == ADAM:
+                    for k in range(0, dim, _LINE):
+                        prefetch_to_write(tables[t, STATE2] + 4 * ahead * dim, k)
+            row = distinct[s]
+            w = tables[t, WEIGHT] + 4 * row * dim
+            m = tables[t, STATE1] + 4 * row * state_dim
+            g = sums + 4 * s * dim
+            if decay:
+                _add(g, w, decay, dim)
+            if kind == SGD:
+                _add(w, g, -rate, dim)
+            elif kind == ROWWISE_ADAGRAD:
+                square = load1(m, 0) + _dot(g, g, dim) / np.float32(dim)
+                store(m, 0, square)
+                _add(w, g, -rate / (np.sqrt(square) + eps), dim)
+            elif kind == ADAGRAD:
+                _adagrad(w, m, g, dim, rate, eps)
+            else:
+                v = tables[t, STATE2] + 4 * row * dim
+                _adam(w, m, v, g, dim, rate, eps, rates[t, 1], b1, b2)
+    return -1
