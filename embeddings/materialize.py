@@ -138,21 +138,19 @@ def _plain_layer(layer: SingleFeature, tables: dict[_Key, nn.Parameter | None]) 
     weight = tables.get(key)
     if weight is None:
         weight = tables[key] = nn.Parameter(_all_rows(layer, key[2]))
-    num_ids, dim = weight.shape
     new: nn.Embedding | nn.EmbeddingBag
     if isinstance(layer, CompressedEmbeddingBag):
-        new = nn.EmbeddingBag(
-            num_ids,
-            dim,
+        new = nn.EmbeddingBag.from_pretrained(
+            weight.data,
             mode=layer.mode,
             include_last_offset=layer.include_last_offset,
             padding_idx=layer.padding_idx,
             sparse=layer.sparse,
-            device="meta",
         )
     else:
-        padding = layer.padding_idx
-        new = nn.Embedding(num_ids, dim, padding, sparse=layer.sparse, device="meta")
+        new = nn.Embedding.from_pretrained(
+            weight.data, padding_idx=layer.padding_idx, sparse=layer.sparse
+        )
     new.weight = weight
     return new
 
