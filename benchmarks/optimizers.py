@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -126,35 +125,23 @@ class Optimizers:
                 stack.enter_context(collection.behind())
             yield
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All state, as tensors by name and JSON."""
-        tensors: dict[str, Tensor] = {}
-        for name, collection in zip(self._names, self._collections, strict=True):
-            tensors |= {name + k: t for k, t in collection.optimizer_state_dict().items()}
-            missed = collection.decay_state_dict()
-            tensors |= {f"decay.{name}{k}": t for k, t in missed.items()}
-        groups = []
-        for i, optimizer in enumerate(self._all):
-            state = optimizer.state_dict()
-            groups.append(state["param_groups"])
-            for index, values in state["state"].items():
-                for name, value in values.items():
-                    if value is not None:  # SGD keeps a momentum of None
-                        tensors[f"torch.{i}.{index}.{name}"] = torch.as_tensor(value)
-        return tensors, {"param_groups": groups}
+    @property
+    def stepped(self) -> list[torch.optim.Optimizer]:
+        """Those that :meth:`step` steps."""
+        return self._all
 
-    def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Take over what :meth:`state` gave."""
+    def decay_state(self) -> dict[str, Tensor]:
+        """What rows of the tables have missed, by collection."""
+        return {
+            name + k: t
+            for name, collection in zip(self._names, self._collections, strict=True)
+            for k, t in collection.decay_state_dict().items()
+        }
+
+    def load_decay_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what :meth:`decay_state` gave, after the weights."""
         for name, collection in zip(self._names, self._collections, strict=True):
-            collection.load_optimizer_state_dict(_under(name, tensors))
-            collection.load_decay_state_dict(_under(f"decay.{name}", tensors))
-        for i, (optimizer, groups) in enumerate(zip(self._all, state["param_groups"], strict=True)):
-            values: dict[int, dict[str, Tensor]] = {}
-            for key, tensor in tensors.items():
-                if key.startswith(f"torch.{i}."):
-                    _, _, index, name = key.split(".")
-                    values.setdefault(int(index), {})[name] = tensor
-            optimizer.load_state_dict({"state": values, "param_groups": groups})
+            collection.load_decay_state_dict(_under(name, tensors))
         self._last_rates = (-1.0, -1.0)  # unknown: the next step sets them
 
 

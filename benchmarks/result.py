@@ -9,8 +9,9 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from compactrec.benchmarks.checkpoint import differences, write_atomically
 from compactrec.benchmarks.metrics import Metrics
+from compactrec.embeddings.checkpoint_index import differences
+from compactrec.embeddings.checkpoint_io import write_atomically
 
 __all__ = [
     "MODEL_NAME",

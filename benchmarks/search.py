@@ -21,7 +21,6 @@ import torch
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor, nn
 
-from compactrec.benchmarks.checkpoint import CheckpointStore, write_atomically
 from compactrec.benchmarks.environment import (
     describe_environment,
     library_versions,
@@ -41,6 +40,8 @@ from compactrec.data.folder import locked
 from compactrec.data.loader import BatchLoader
 from compactrec.data.manifest import Manifest
 from compactrec.embeddings import size
+from compactrec.embeddings.checkpoint_io import write_atomically
+from compactrec.embeddings.checkpointing import CheckpointFolder
 from compactrec.embeddings.placing import place
 from compactrec.embeddings.search import Derived, Search, SearchTask, Supernet, Trained, get_search
 from compactrec.embeddings.search.base import BudgetTooSmallError, parse_search_options
@@ -59,7 +60,7 @@ class _Run:
     task: SearchTask
     supernet: Supernet
     model: nn.Module
-    store: CheckpointStore
+    store: CheckpointFolder
 
 
 def search(config: SearchConfig) -> SearchResult:
@@ -84,10 +85,8 @@ def search(config: SearchConfig) -> SearchResult:
         if split not in manifest.splits or not manifest.splits[split].num_rows:
             raise ValueError(f"{train.data} has no {split} rows; prepare it with all splits")
     identity = {"config": config.resolved(), "data": manifest.sha256()}
-    with locked(train.out):
-        store = CheckpointStore(
-            train.out / "checkpoint", {**identity, "versions": library_versions()}
-        )
+    resumable = {**identity, "versions": library_versions()}
+    with locked(train.out), CheckpointFolder(train.out / "checkpoint", resumable) as store:
         if (done := finished_search(train.out, identity)) is not None:
             store.remove()
             return done
@@ -117,7 +116,7 @@ def search(config: SearchConfig) -> SearchResult:
         return result
 
 
-def _start(config: SearchConfig, manifest: Manifest, store: CheckpointStore) -> _Run:
+def _start(config: SearchConfig, manifest: Manifest, store: CheckpointFolder) -> _Run:
     """Build the task, the supernet and the model around it; keep how they start."""
     train, chosen = config.train, get_search(config.search)
     features = train.features(manifest)

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from compactrec.benchmarks import snapshot
-from compactrec.benchmarks.checkpoint import CheckpointStore, TensorFile
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.metrics import Metrics, evaluate
 from compactrec.benchmarks.optimizers import Optimizers
@@ -30,6 +29,9 @@ from compactrec.benchmarks.stopping import TrainingDiverged
 from compactrec.benchmarks.train import predict
 from compactrec.data.batch import Batch
 from compactrec.data.loader import BatchLoader
+from compactrec.embeddings.checkpoint_index import TensorSet
+from compactrec.embeddings.checkpoint_state import model_tensors, put_model
+from compactrec.embeddings.checkpointing import CheckpointFolder
 from compactrec.embeddings.search import Losses, Phase, Supernet
 
 __all__ = ["SearchLoop"]
@@ -52,7 +54,7 @@ class SearchLoop:
         config: TrainConfig,
         model: nn.Module,
         supernet: Supernet,
-        store: CheckpointStore,
+        store: CheckpointFolder,
         title: str,
     ) -> None:
         self._config, self._model, self._supernet = config, model, supernet
@@ -68,7 +70,7 @@ class SearchLoop:
         self._loaders = SearchLoaders(config)
         self._judge = BatchLoader(config.data, "validation", config.eval_batch_size, shuffle=False)
         self._progress = SearchProgress()
-        self._best: TensorFile | None = None
+        self._best: TensorSet | None = None
         self._saved_at = time.monotonic()
         self._counted_at = time.perf_counter()
 
@@ -227,8 +229,8 @@ class SearchLoop:
 
     def _keep_best(self) -> None:
         old, progress = self._best, self._progress
-        name = f"best-{progress.phase}-{progress.step:09d}.safetensors"
-        self._best = self._store.write(name, snapshot.distinct_state(self._model))
+        name = f"best-{progress.phase}-{progress.step:09d}"
+        self._best = self._store.write(name, model_tensors(self._model))
         if old is not None and old.name != name:
             self._store.discard(old)
 
@@ -236,7 +238,8 @@ class SearchLoop:
         """Take up what the phase keeps, and let the next one begin."""
         progress = self._progress
         if phase.keep == "best" and self._best is not None and progress.best_auc is not None:
-            snapshot.load_distinct_state(self._model, self._store.read(self._best))
+            self._store.verify(*self._best.files)
+            put_model(self._model, self._store.read(self._best))
         progress.phase, progress.step = progress.phase + 1, 0
         progress.best_auc, progress.evals_since_best = None, 0
         self._save()
@@ -252,19 +255,19 @@ class SearchLoop:
         now = time.perf_counter()
         self._progress.wall_seconds += now - self._counted_at
         self._counted_at = now
-        tensors, state = snapshot.take(self._model, self._optimizers, self._loaders)
-        state["progress"] = self._progress.to_json()
         order = 1_000_000_000 * self._progress.phase + self._progress.step
-        self._store.save(order, tensors, state, self._best)
+        state = {"progress": self._progress.to_json()}
+        snapshot.save(
+            self._store, order, self._model, self._optimizers, self._loaders, state, self._best
+        )
         self._saved_at = time.monotonic()
 
     def _resume(self) -> None:
         checkpoint = self._store.load()
         if checkpoint is None:
             return
-        state = checkpoint.state
-        snapshot.restore(checkpoint.tensors, state, self._model, self._optimizers, self._loaders)
-        self._progress = SearchProgress.from_json(state["progress"])
+        snapshot.restore(self._store, checkpoint, self._model, self._optimizers, self._loaders)
+        self._progress = SearchProgress.from_json(checkpoint.state["progress"])
         self._best = checkpoint.best
 
     def _show(self, bar: ProgressBar, before: int) -> None:

@@ -8,12 +8,12 @@ from rich.console import Console
 from rich.table import Table
 
 from compactrec.benchmarks.budgets import format_bytes
-from compactrec.benchmarks.checkpoint import copy_atomically
 from compactrec.benchmarks.plan_picture import FeatureFigures, draw_plan, plan_figures
 from compactrec.benchmarks.search_result import FoundPlan, SearchResult
 from compactrec.benchmarks.start import start_path
 from compactrec.data.manifest import Manifest
 from compactrec.embeddings import load_plan
+from compactrec.embeddings.checkpoint_io import copy_atomically
 
 __all__ = ["report_search"]
 

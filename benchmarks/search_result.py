@@ -9,9 +9,10 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
-from compactrec.benchmarks.checkpoint import differences, write_atomically
 from compactrec.benchmarks.metrics import Metrics
 from compactrec.benchmarks.result import DataInfo
+from compactrec.embeddings.checkpoint_index import differences
+from compactrec.embeddings.checkpoint_io import write_atomically
 
 __all__ = ["SEARCH_NAME", "FoundPlan", "SearchEntry", "SearchResult", "finished_search"]
 

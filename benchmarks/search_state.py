@@ -52,32 +52,19 @@ class AllOptimizers:
     def __init__(self, weights: Optimizers, architecture: torch.optim.Optimizer | None) -> None:
         self.weights, self.architecture = weights, architecture
 
+    @property
+    def stepped(self) -> list[torch.optim.Optimizer]:
+        own = [] if self.architecture is None else [self.architecture]
+        return [*self.weights.stepped, *own]
+
     def behind(self) -> AbstractContextManager[None]:
         return self.weights.behind()
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        tensors, state = self.weights.state()
-        if self.architecture is None:
-            return tensors, {"weights": state}
-        own = self.architecture.state_dict()
-        for index, values in own["state"].items():
-            for name, value in values.items():
-                if value is not None:
-                    tensors[f"architecture.{index}.{name}"] = torch.as_tensor(value)
-        return tensors, {"weights": state, "architecture": own["param_groups"]}
+    def decay_state(self) -> dict[str, Tensor]:
+        return self.weights.decay_state()
 
-    def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        prefix = "architecture."
-        own = {k: t for k, t in tensors.items() if k.startswith(prefix)}
-        self.weights.load({k: t for k, t in tensors.items() if k not in own}, state["weights"])
-        if self.architecture is None:
-            return
-        values: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in own.items():
-            index, name = key.removeprefix(prefix).split(".", 1)
-            values.setdefault(int(index), {})[name] = tensor
-        groups = state["architecture"]
-        self.architecture.load_state_dict({"state": values, "param_groups": groups})
+    def load_decay_state(self, tensors: Mapping[str, Tensor]) -> None:
+        self.weights.load_decay_state(tensors)
 
 
 class SearchLoaders:

@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from compactrec.benchmarks.checkpoint import write_atomically
 from compactrec.benchmarks.result import Result
 from compactrec.benchmarks.search_result import SearchResult
+from compactrec.embeddings.checkpoint_io import write_atomically
 
 __all__ = [
     "COMPARE_NAME",

@@ -27,12 +27,6 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from compactrec.benchmarks import snapshot
 from compactrec.benchmarks.calibration import calibrated
-from compactrec.benchmarks.checkpoint import (
-    CheckpointStore,
-    TensorFile,
-    copy_atomically,
-    write_atomically,
-)
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.environment import (
     describe_environment,
@@ -67,6 +61,9 @@ from compactrec.data.folder import locked
 from compactrec.data.loader import BatchLoader
 from compactrec.data.manifest import Manifest
 from compactrec.embeddings import AnyPlan
+from compactrec.embeddings.checkpoint_index import TensorSet
+from compactrec.embeddings.checkpoint_io import copy_atomically, write_atomically
+from compactrec.embeddings.checkpointing import CheckpointFolder
 
 __all__ = [
     "TrainingCollapsed",
@@ -90,9 +87,9 @@ class Run:
     penalty: EmbeddingPenalty
     loader: BatchLoader
     validation: BatchLoader
-    store: CheckpointStore
+    store: CheckpointFolder
     history: History = field(default_factory=History)
-    best_file: TensorFile | None = None
+    best_file: TensorSet | None = None
     saved_at: float = field(default_factory=time.monotonic)
     started_at: float | None = field(default_factory=time.monotonic)
     """None where the run goes on from a checkpoint."""
@@ -125,9 +122,8 @@ def train(config: TrainConfig) -> Result:
         "config": config.resolved(), "plan": plan.to_json(), "data": manifest.sha256(),
         "start": start,
     }  # fmt: skip
-    with locked(config.out):
-        resumable = {**identity, "versions": library_versions()}
-        store = CheckpointStore(config.out / "checkpoint", resumable)
+    resumable = {**identity, "versions": library_versions()}
+    with locked(config.out), CheckpointFolder(config.out / "checkpoint", resumable) as store:
         if (done := finished_result(config.out, identity)) is not None:
             store.remove()  # where the run was killed after its result, before clearing up
             return done
@@ -137,7 +133,7 @@ def train(config: TrainConfig) -> Result:
         return _finish(run, manifest, plan, start)
 
 
-def _start(config: TrainConfig, manifest: Manifest, plan: AnyPlan, store: CheckpointStore) -> Run:
+def _start(config: TrainConfig, manifest: Manifest, plan: AnyPlan, store: CheckpointFolder) -> Run:
     """Build everything; go on from the checkpoint, if there is one."""
     model, embeddings = build_model(config, plan, len(manifest.dense))
     if config.start is not None:
@@ -152,9 +148,9 @@ def _start(config: TrainConfig, manifest: Manifest, plan: AnyPlan, store: Checkp
         store=store,
     )
     if (checkpoint := store.load()) is not None:
-        state = checkpoint.state
-        snapshot.restore(checkpoint.tensors, state, model, run.optimizers, run.loader)
-        run.history, run.best_file = History.from_json(state["history"]), checkpoint.best
+        snapshot.restore(store, checkpoint, model, run.optimizers, run.loader)
+        run.history = History.from_json(checkpoint.state["history"])
+        run.best_file = checkpoint.best
         run.started_at = None
     return run
 
@@ -217,7 +213,7 @@ def _validate(run: Run) -> None:
     logits = calibrated(run.model, run.validation, run.config.device, logits, labels)
     if history.add_evaluation(evaluate(logits, labels), run.config.patience):
         old = run.best_file
-        name = f"best-{history.step:09d}.safetensors"
+        name = f"best-{history.step:09d}"
         run.best_file = run.store.write(name, run.model.state_dict())
         if old is not None and old.name != name:
             run.store.discard(old)
@@ -232,9 +228,11 @@ def _checkpoint_is_due(run: Run) -> bool:
 
 
 def _save(run: Run) -> None:
-    tensors, state = snapshot.take(run.model, run.optimizers, run.loader)
-    state["history"] = run.history.to_json()
-    run.store.save(run.history.step, tensors, state, run.best_file)
+    history = run.history
+    state = {"history": history.to_json()}
+    snapshot.save(
+        run.store, history.step, run.model, run.optimizers, run.loader, state, run.best_file
+    )
     run.saved_at = time.monotonic()
 
 
@@ -259,7 +257,7 @@ def _finish(run: Run, manifest: Manifest, plan: AnyPlan, start: str | None) -> R
     test = _test(run) if config.score_test else None
     plan.save(out / PLAN_NAME)
     if config.keep_model:
-        copy_atomically(run.store.folder / run.best_file.name, out / MODEL_NAME)
+        copy_atomically(run.store.path / run.best_file.files[0].name, out / MODEL_NAME)
     result = Result(
         method=method_of(config, plan),
         budget_bytes=config.budget_bytes,
@@ -290,6 +288,7 @@ def _finish(run: Run, manifest: Manifest, plan: AnyPlan, start: str | None) -> R
 def _test(run: Run) -> Metrics:
     """Score the test split with the selected weights and keep the predictions."""
     assert run.best_file is not None
+    run.store.verify(*run.best_file.files)
     run.model.load_state_dict(run.store.read(run.best_file))
     test = BatchLoader(run.config.data, "test", run.config.eval_batch_size, shuffle=False)
     logits, labels = predict(run.model, test, run.config.device)

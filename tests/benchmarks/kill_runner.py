@@ -16,11 +16,13 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from compactrec.benchmarks import checkpoint, train
+from compactrec.benchmarks import train
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.history import History
 from compactrec.benchmarks.optimizers import Optimizers
 from compactrec.benchmarks.result import Result
+from compactrec.embeddings import checkpoint_io
+from compactrec.embeddings.checkpointing import CheckpointFolder
 
 
 def _die() -> None:
@@ -56,12 +58,10 @@ checkpoint_save = safetensors.torch.save_file
 PLACES: dict[str, Callable[[int], None]] = {
     "before the dense update": lambda n: _die_in(Optimizers, "step", n, lambda *_: None),
     "after a step": lambda n: _die_in(History, "count", n),
-    "with half a tensor file": lambda n: _die_in(checkpoint, "save_file", n, _half),
+    "with half a tensor file": lambda n: _die_in(checkpoint_io, "save_file", n, _half),
     "before a rename": lambda n: _die_in(os, "replace", n, lambda *_: None),
     "after a rename": lambda n: _die_in(os, "replace", n),
-    "before clearing up": lambda n: _die_in(
-        checkpoint.CheckpointStore, "_remove_unused", n, lambda *_: None
-    ),
+    "before clearing up": lambda n: _die_in(CheckpointFolder, "_remove_unused", n, lambda *_: None),
     "after a validation": lambda n: _die_in(History, "add_evaluation", n),
     "before the result": lambda n: _die_in(Result, "save", n, lambda *_: None),
     "after the result": lambda n: _die_in(Result, "save", n),

@@ -13,9 +13,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.model import build_model
 from compactrec.benchmarks.optimizers import Optimizers
-from compactrec.benchmarks.snapshot import restore, take
 from compactrec.data.batch import Batch
 from compactrec.embeddings import Feature, Plan, make_plan, method_names
+from tests.benchmarks.snapshots import put_back, save
 
 SIZES = {"C1": 30, "C2": 50, "C3": 11}
 FEATURES = [Feature(name=name, num_ids=n, dim=8) for name, n in SIZES.items()]
@@ -63,14 +63,6 @@ def step(model: nn.Module, optimizers: Optimizers, number: int) -> None:
 
 def weights(model: nn.Module) -> dict[str, torch.Tensor]:
     return {key: tensor.clone() for key, tensor in model.state_dict().items()}
-
-
-class NoLoader:
-    def state_dict(self) -> dict[str, Any]:
-        return {"position": 3}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        assert state == {"position": 3}
 
 
 @pytest.mark.parametrize("dense_optimizer", ["sgd", "adagrad", "adam"])
@@ -125,17 +117,16 @@ def test_each_rate_reaches_its_own_weights(engine: str) -> None:
 )
 @pytest.mark.parametrize("dense_optimizer", ["sgd", "adagrad", "adam"])
 def test_a_snapshot_goes_on_bit_by_bit(
-    engine: str, table_optimizer: str, dense_optimizer: str
+    tmp_path: Path, engine: str, table_optimizer: str, dense_optimizer: str
 ) -> None:
     changes = {"table_optimizer": table_optimizer, "dense_optimizer": dense_optimizer}
     model, optimizers = build(engine, **changes)
     for number in (1, 2, 3):
         step(model, optimizers, number)
-    tensors, state = take(model, optimizers, NoLoader())
-    tensors = {key: tensor.clone() for key, tensor in tensors.items()}
+    save(tmp_path / "c", model, optimizers)
     drawn = torch.rand(3), np.random.rand(3).tolist(), random.random()
     other, other_optimizers = build(engine, **changes, seed=5)
-    restore(tensors, state, other, other_optimizers, NoLoader())
+    put_back(tmp_path / "c", other, other_optimizers)
     assert torch.equal(torch.rand(3), drawn[0])
     assert (np.random.rand(3).tolist(), random.random()) == drawn[1:]
     for number in (4, 5, 6):
@@ -156,15 +147,14 @@ def test_perceptrons_start_alike_whatever_the_tables_are() -> None:
             assert not torch.equal(tensor, weights(other_seed)[key])
 
 
-def test_a_restored_run_has_the_rate_of_its_step() -> None:
+def test_a_restored_run_has_the_rate_of_its_step(tmp_path: Path) -> None:
     schedule = {"warmup_steps": 4}  # step 4 has the base rate again, step 3 had not
     model, optimizers = build("fused", schedule=schedule, table_optimizer="sgd")
     for number in (1, 2, 3):
         step(model, optimizers, number)
-    tensors, state = take(model, optimizers, NoLoader())
-    tensors = {key: tensor.clone() for key, tensor in tensors.items()}
+    save(tmp_path / "c", model, optimizers)
     other, other_optimizers = build("fused", schedule=schedule, table_optimizer="sgd")
-    restore(tensors, state, other, other_optimizers, NoLoader())
+    put_back(tmp_path / "c", other, other_optimizers)
     step(model, optimizers, 4)
     step(other, other_optimizers, 4)
     end = weights(other)

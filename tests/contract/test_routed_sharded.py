@@ -9,7 +9,7 @@ import torch.multiprocessing as mp
 
 from tests.contract.routed_sharded_worker import run_worker
 from tests.contract.sharded_worker import STEPS
-from tests.contract.test_sharded import _free_port
+from tests.contract.test_sharded import free_port
 from tests.models.test_routed import inputs
 from tests.models.test_routed_whole import plan_of
 
@@ -22,4 +22,4 @@ def test_a_sharded_routed_model_equals_an_unsharded_one(world_size: int) -> None
         [inputs(48, seed=STEPS * rank + step) for rank in range(world_size)]
         for step in range(STEPS + 1)
     ]
-    mp.spawn(run_worker, args=(world_size, _free_port(), plans, batches), nprocs=world_size)
+    mp.spawn(run_worker, args=(world_size, free_port(), plans, batches), nprocs=world_size)

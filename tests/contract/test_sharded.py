@@ -10,7 +10,7 @@ from tests.contract.sharded_worker import STEPS, run_worker
 from tests.contract.support import make_batch
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -29,4 +29,4 @@ def test_sharded_equals_unsharded(world_size: int) -> None:
         ]
         for plan in plans
     }
-    mp.spawn(run_worker, args=(world_size, _free_port(), plans, batches), nprocs=world_size)
+    mp.spawn(run_worker, args=(world_size, free_port(), plans, batches), nprocs=world_size)

@@ -28,6 +28,7 @@ from compactrec.embeddings import (
 from compactrec.embeddings.pruned import pruned_assignment
 from compactrec.embeddings.routers import LinearRouterConfig
 from compactrec.models.routed import RoutedModel, bags_of, fit_bias, select_examples
+from tests.benchmarks.snapshots import put_back, save
 from tests.models.routed import (
     CLUSTERS,
     FEATURES,
@@ -366,7 +367,9 @@ def test_the_training_loop_takes_a_routed_plan_like_any(
 
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("engine", ["eager", "fused"])
-def test_the_optimizers_of_all_experts_go_on_from_their_state(shared: bool, engine: str) -> None:
+def test_the_optimizers_of_all_experts_go_on_from_their_state(
+    tmp_path: Path, shared: bool, engine: str
+) -> None:
     plan = shared_plan() if shared else routed_plan()
     config = config_of(engine=engine, dense_optimizer="adam", table_optimizer="adagrad")
 
@@ -383,14 +386,11 @@ def test_the_optimizers_of_all_experts_go_on_from_their_state(shared: bool, engi
     ours = Optimizers(first, collections, config)
     step(first, ours, 1)
     step(first, ours, 2)
-    weights = {n: t.clone() for n, t in first.state_dict().items()}
-    tensors, state = ours.state()
-    tensors = {n: t.clone() for n, t in tensors.items()}
+    save(tmp_path / "c", first, ours)
     step(first, ours, 3)
     second, others = build_model(config, plan, NUM_DENSE)
-    second.load_state_dict(weights)
     theirs = Optimizers(second, others, config)
-    theirs.load(tensors, state)
+    put_back(tmp_path / "c", second, theirs)
     step(second, theirs, 3)
     for name, tensor in second.state_dict().items():
         assert torch.equal(tensor, first.state_dict()[name]), name

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compactrec.benchmarks.snapshot import distinct_state, load_distinct_state
 from compactrec.embeddings import (
     CompressedEmbeddingBagCollection,
     Feature,
     full_plan,
     size,
 )
+from compactrec.embeddings.checkpoint_state import model_tensors, put_model
 from compactrec.embeddings.placing import logical_table, place
 from compactrec.embeddings.search import (
     DnisOptions,
@@ -161,12 +161,12 @@ def test_gates_of_each_feature_are_its_own() -> None:
 def test_a_state_is_saved_and_loaded_with_its_one_gate() -> None:
     net = moved(supernet())
     state = net.state_dict()
-    saved = {name: tensor.clone() for name, tensor in distinct_state(net).items()}
+    saved = {name: tensor.clone() for name, tensor in model_tensors(net).items()}
     assert sum(name.endswith(".alpha") for name in saved) == 1, "a file holds it once"
     names = [name for name in state if name.endswith(".alpha")]
     assert len(names) == len(SEARCHED)
     other = supernet(seed=9)
-    load_distinct_state(other, saved)
+    put_model(other, saved)
     (mine,), (theirs,) = net.architecture_parameters(), other.architecture_parameters()
     assert torch.equal(mine, theirs)
     assert all(gate.alpha is theirs for gate in other.gates.values())

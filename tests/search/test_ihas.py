@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from compactrec.benchmarks.checkpoint import CheckpointStore
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.model import build_model, click_model
 from compactrec.benchmarks.search import search
@@ -25,6 +24,7 @@ from compactrec.embeddings import (
     load_plan,
     size,
 )
+from compactrec.embeddings.checkpointing import CheckpointFolder
 from compactrec.embeddings.placing import logical_table, place
 from compactrec.embeddings.pruned import PrunedConfig
 from compactrec.embeddings.search import Phase, Trained
@@ -374,7 +374,7 @@ def test_tables_rest_in_the_last_epoch_while_gates_learn(
     torch.manual_seed(0)
     net = Watched(task)
     model = click_model(config, net, 2)
-    SearchLoop(config, model, net, CheckpointStore(tmp_path / "checkpoint", {}), "ihas").run()
+    SearchLoop(config, model, net, CheckpointFolder(tmp_path / "checkpoint", {}), "ihas").run()
     last_joint = states["joint"][-1]
     assert not torch.equal(states["joint"][0][0], last_joint[0])
     assert len(states["settle"]) == 18

@@ -12,14 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from compactrec.benchmarks import checkpoint
-from compactrec.benchmarks.checkpoint import (
-    CheckpointError,
-    CheckpointStore,
-    copy_atomically,
-    differences,
-    write_atomically,
-)
+from compactrec.embeddings import checkpoint_io
+from compactrec.embeddings.checkpoint_index import differences
+from compactrec.embeddings.checkpoint_io import copy_atomically, write_atomically
+from compactrec.embeddings.checkpointing import CheckpointError, CheckpointFolder
 
 IDENTITY = {"config": {"batch_size": 64, "seed": 0}, "plan": "abc", "data": "123"}
 
@@ -28,9 +24,9 @@ def tensors(value: float) -> dict[str, Tensor]:
     return {"a": torch.full((300, 7), value), "b": torch.arange(5), "empty": torch.zeros(0, 3)}
 
 
-def store_of_two_steps(folder: Path) -> CheckpointStore:
-    store = CheckpointStore(folder, IDENTITY)
-    best = store.write("best-000000001.safetensors", tensors(1.0))
+def store_of_two_steps(folder: Path) -> CheckpointFolder:
+    store = CheckpointFolder(folder, IDENTITY)
+    best = store.write("best-000000001", tensors(1.0))
     store.save(1, tensors(1.0), {"step": 1}, best)
     store.save(2, tensors(2.0), {"step": 2, "loss": 0.1}, best)
     return store
@@ -38,35 +34,36 @@ def store_of_two_steps(folder: Path) -> CheckpointStore:
 
 def test_round_trip_and_only_the_last_is_kept(tmp_path: Path) -> None:
     store_of_two_steps(tmp_path / "c")
-    store = CheckpointStore(tmp_path / "c", IDENTITY)
+    store = CheckpointFolder(tmp_path / "c", IDENTITY)
     found = store.load()
     assert found is not None
     assert found.state == {"step": 2, "loss": 0.1}
-    assert found.tensors.keys() == tensors(2.0).keys()
+    read = store.read(found.tensors)
+    assert read.keys() == tensors(2.0).keys()
     for key, tensor in tensors(2.0).items():
-        assert torch.equal(found.tensors[key], tensor)
-        assert found.tensors[key].dtype == tensor.dtype
+        assert torch.equal(read[key], tensor)
+        assert read[key].dtype == tensor.dtype
     assert found.best is not None
     assert torch.equal(store.read(found.best)["a"], tensors(1.0)["a"])
-    assert {p.name for p in store.folder.iterdir()} == {
+    assert {p.name for p in store.path.iterdir()} == {
         "checkpoint.json", "best-000000001.safetensors", "step-000000002.safetensors"
     }  # fmt: skip
 
 
 def test_nothing_is_found_in_a_new_folder(tmp_path: Path) -> None:
-    assert CheckpointStore(tmp_path / "none", IDENTITY).load() is None
+    assert CheckpointFolder(tmp_path / "none", IDENTITY).load() is None
     assert not (tmp_path / "none").exists()
 
 
 def test_views_are_saved_as_their_own_values(tmp_path: Path) -> None:
     flat = torch.arange(12.0)
-    store = CheckpointStore(tmp_path, IDENTITY)
+    store = CheckpointFolder(tmp_path, IDENTITY)
     views = {"a": flat[:4], "b": flat[4:].view(4, 2), "t": flat.view(3, 4).T.clone().T}
     store.save(1, views, {})
     found = store.load()
     assert found is not None
     for key, view in views.items():
-        assert torch.equal(found.tensors[key], view)
+        assert torch.equal(store.read(found.tensors)[key], view)
 
 
 def test_files_and_names_hold_no_pickle(tmp_path: Path) -> None:
@@ -88,6 +85,14 @@ def test_a_flipped_byte_is_refused(tmp_path: Path, name: str, place: float) -> N
         store.load()
 
 
+def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
+    store = store_of_two_steps(tmp_path)
+    path = tmp_path / "step-000000002.safetensors"
+    os.truncate(path, 100)
+    with pytest.raises(CheckpointError, match=rf"{path.name} is damaged: it has 100 bytes instead"):
+        store.load()
+
+
 def test_a_missing_tensor_file_is_refused(tmp_path: Path) -> None:
     store = store_of_two_steps(tmp_path)
     (tmp_path / "step-000000002.safetensors").unlink()
@@ -105,6 +110,10 @@ def test_a_missing_tensor_file_is_refused(tmp_path: Path) -> None:
         ({"config": {"batch_size": 64}}, r"config\.seed is 0 there and None here"),
         ({"plan": "xyz"}, "plan is 'abc' there and 'xyz' here"),
         ({"plan": "x" * 200}, r"another run: plan differs\."),
+        (
+            {"config": {"batch_size": 64, "seed": 0, "salts": [1, 2]}},
+            r"config\.salts is None there and \[1, 2\] here",
+        ),
         ({"data": "456"}, "data is '123' there and '456' here"),
     ],
 )
@@ -113,10 +122,10 @@ def test_another_run_is_refused_by_name(
 ) -> None:
     store_of_two_steps(tmp_path)
     with pytest.raises(CheckpointError, match=message):
-        CheckpointStore(tmp_path, {**IDENTITY, **other}).load()
+        CheckpointFolder(tmp_path, {**IDENTITY, **other}).load()
 
 
-@pytest.mark.parametrize(("key", "value"), [("version", 2), ("format", "other")])
+@pytest.mark.parametrize(("key", "value"), [("version", 1), ("version", 3), ("format", "other")])
 def test_another_version_is_refused(tmp_path: Path, key: str, value: object) -> None:
     store = store_of_two_steps(tmp_path)
     path = tmp_path / "checkpoint.json"
@@ -137,10 +146,11 @@ def file_size_limit(num_bytes: int) -> Iterator[None]:
 
 
 def assert_step_two_is_whole(folder: Path) -> None:
-    found = CheckpointStore(folder, IDENTITY).load()
+    store = CheckpointFolder(folder, IDENTITY)
+    found = store.load()
     assert found is not None
     assert found.state["step"] == 2
-    assert torch.equal(found.tensors["a"], tensors(2.0)["a"])
+    assert torch.equal(store.read(found.tensors)["a"], tensors(2.0)["a"])
     assert not list(folder.glob("*.partial"))
 
 
@@ -164,7 +174,7 @@ NUM_CALLS = {"save_file": 1, "fsync": 4, "replace": 2}
 
 @pytest.mark.parametrize("call", [0, 1, 2, 3, 4])
 @pytest.mark.parametrize(
-    ("module", "name"), [(checkpoint, "save_file"), (os, "fsync"), (os, "replace")]
+    ("module", "name"), [(checkpoint_io, "save_file"), (os, "fsync"), (os, "replace")]
 )
 def test_a_full_disk_leaves_the_last_good_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: object, name: str, call: int
@@ -188,7 +198,7 @@ def test_a_full_disk_leaves_the_last_good_one(
         store.save(3, tensors(3.0), {"step": 3})
     monkeypatch.undo()
     assert len(calls) == min(call + 1, NUM_CALLS[name])
-    found = CheckpointStore(tmp_path, IDENTITY).load()
+    found = CheckpointFolder(tmp_path, IDENTITY).load()
     assert found is not None
     # The last fsync is that of the folder, after the rename: by then the new one counts.
     index_was_replaced = not failed or (name == "fsync" and call == 3)
@@ -196,7 +206,7 @@ def test_a_full_disk_leaves_the_last_good_one(
 
 
 def test_the_first_write_that_fails_says_that_there_is_none(tmp_path: Path) -> None:
-    store = CheckpointStore(tmp_path / "c", IDENTITY)
+    store = CheckpointFolder(tmp_path / "c", IDENTITY)
     with file_size_limit(1000), pytest.raises(CheckpointError, match="there is no earlier one"):
         store.save(1, tensors(1.0), {})
     assert store.load() is None
@@ -215,19 +225,19 @@ def test_what_a_killed_save_left_is_ignored_then_removed(tmp_path: Path) -> None
     }  # fmt: skip
 
 
-def assert_step_two_is_whole_despite_leftovers(store: CheckpointStore) -> None:
+def assert_step_two_is_whole_despite_leftovers(store: CheckpointFolder) -> None:
     found = store.load()
     assert found is not None
     assert found.state["step"] == 2
 
 
 def test_discard_keeps_what_the_checkpoint_on_disk_names(tmp_path: Path) -> None:
-    store = CheckpointStore(tmp_path, IDENTITY)
-    first = store.write("best-1.safetensors", tensors(1.0))
+    store = CheckpointFolder(tmp_path, IDENTITY)
+    first = store.write("best-1", tensors(1.0))
     store.save(1, tensors(1.0), {}, first)
-    second = store.write("best-2.safetensors", tensors(2.0))
+    second = store.write("best-2", tensors(2.0))
     store.discard(first)  # the checkpoint of step 1 still needs it
-    third = store.write("best-3.safetensors", tensors(3.0))
+    third = store.write("best-3", tensors(3.0))
     store.discard(second)
     assert not (tmp_path / second.name).exists()
     assert store.load() is not None
@@ -244,7 +254,7 @@ def test_remove(tmp_path: Path) -> None:
 
 def test_state_must_be_json(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
-        CheckpointStore(tmp_path, IDENTITY).save(1, {}, {"loss": float("nan")})
+        CheckpointFolder(tmp_path, IDENTITY).save(1, {}, {"loss": float("nan")})
 
 
 def test_differences_names_what_differs() -> None:
@@ -255,6 +265,9 @@ def test_differences_names_what_differs() -> None:
     many = differences({}, {name: 1 for name in "abcdefg"})
     assert many[-2:] == ["e is None there and 1 here", "and 2 more"]
     assert differences(IDENTITY, IDENTITY) == []
+    groups = {"groups": [{"seed": 1}, {"seed": 2}]}
+    other = {"groups": [{"seed": 1}, {"seed": 3}]}
+    assert differences(groups, other) == ["groups.1.seed is 2 there and 3 here"]
 
 
 def test_atomic_files(tmp_path: Path) -> None:
@@ -269,3 +282,108 @@ def test_atomic_files(tmp_path: Path) -> None:
     path.unlink()
     assert (tmp_path / "y").read_bytes() == b"one"
     assert [p.name for p in tmp_path.iterdir()] == ["y"]
+
+
+def test_a_second_writer_is_refused(tmp_path: Path) -> None:
+    with store_of_two_steps(tmp_path / "c") as store:
+        other = CheckpointFolder(tmp_path / "c", IDENTITY)
+        assert other.load() is not None, "reading is for everybody"
+        with pytest.raises(ValueError, match="another run is writing"):
+            other.save(3, tensors(3.0), {})
+        with pytest.raises(ValueError, match="another run is writing"):
+            other.remove()
+        assert store.load() is not None
+    other.save(3, tensors(3.0), {})
+    other.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c"]
+
+
+def test_the_checkpoint_of_another_run_is_not_written_over(tmp_path: Path) -> None:
+    store_of_two_steps(tmp_path / "c").close()
+    with pytest.raises(CheckpointError, match="plan is 'abc' there and 'xyz' here"):
+        CheckpointFolder(tmp_path / "c", {**IDENTITY, "plan": "xyz"}).save(3, tensors(3.0), {})
+    assert_step_two_is_whole(tmp_path / "c")
+
+
+def test_files_on_disk_are_never_written_over(tmp_path: Path) -> None:
+    """Not even by the same step again: until the index names the new ones, the old ones count."""
+    store_of_two_steps(tmp_path).close()
+    with CheckpointFolder(tmp_path, IDENTITY) as store:
+        store.save(2, tensors(5.0), {"step": 2})
+        assert [p.name for p in tmp_path.glob("step-*")] == ["step-000000002-1.safetensors"]
+        found = store.load()
+        assert found is not None
+        assert torch.equal(store.read(found.tensors)["a"], tensors(5.0)["a"])
+
+
+def test_an_asynchronous_save_holds_what_was_there_when_it_was_asked_for(tmp_path: Path) -> None:
+    given = tensors(1.0)
+    with CheckpointFolder(tmp_path, IDENTITY) as store:
+        store.save(1, given, {"step": 1}, asynchronous=True)
+        given["a"].fill_(7.0)
+        found = store.load()  # waits
+        assert found is not None
+        assert torch.equal(store.read(found.tensors)["a"], tensors(1.0)["a"])
+        store.save(2, given, {"step": 2}, asynchronous=True)
+    found = store.load()
+    assert found is not None
+    assert found.step == 2
+
+
+@pytest.mark.parametrize("then", ["wait", "save", "close", "load"])
+def test_an_error_of_the_thread_is_raised_by_what_comes_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    store = store_of_two_steps(tmp_path)
+    actions: dict[str, Callable[[], object]] = {
+        "wait": store.wait,
+        "save": lambda: store.save(4, tensors(4.0), {}),
+        "close": store.close,
+        "load": store.load,
+    }
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_io, "save_file", full)
+        store.save(3, tensors(3.0), {}, asynchronous=True)
+        with pytest.raises(CheckpointError, match=r"No space left.*the one of step 2 is whole"):
+            actions[then]()
+    store.wait()  # raised once
+    assert_step_two_is_whole(tmp_path)
+
+
+def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
+    store = store_of_two_steps(tmp_path)
+    found = store.load()
+    assert found is not None
+    for target, message in (
+        ({"c": torch.zeros(3)}, r"does not fit: c is not in it\. Load it into the model"),
+        ({"a": torch.zeros(7, 300)}, r"a is float32 \(300, 7\) there and float32 \(7, 300\) here"),
+        ({"b": torch.zeros(5)}, r"b is int64 \(5,\) there and float32 \(5,\) here"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            store.read(found.tensors, target)
+    own = {"a": torch.zeros(300, 7)}
+    read = store.read(found.tensors, own, whole=["b"])
+    assert read["a"] is own["a"]
+    assert read.keys() == {"a", "b"}
+    assert torch.equal(own["a"], tensors(2.0)["a"])
+
+
+def test_a_checkpoint_holds_tensors(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="holds tensors, and 'a' is list; give JSON values as sta"):
+        CheckpointFolder(tmp_path, IDENTITY).save(1, {"a": [1]}, {})  # type: ignore[dict-item]  # wrong on purpose
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64, torch.uint8, torch.bool])
+def test_every_type_and_shape_comes_back(tmp_path: Path, dtype: torch.dtype) -> None:
+    given = {"m": torch.randint(0, 2, (3, 4, 5)).to(dtype), "scalar": torch.ones((), dtype=dtype)}
+    with CheckpointFolder(tmp_path, IDENTITY) as store:
+        store.save(1, given, {})
+        found = store.load()
+        assert found is not None
+        read = store.read(found.tensors)
+    assert all(torch.equal(read[key], given[key]) for key in given)
+    assert all(read[key].dtype == dtype for key in given)

@@ -1,0 +1,85 @@
+"""Files that are whole or not there at all, whatever stops the process."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+__all__ = [
+    "PARTIAL",
+    "CheckpointError",
+    "copy_atomically",
+    "sha256_of",
+    "write_atomically",
+    "write_tensors",
+]
+
+PARTIAL = ".partial"
+"""End of the name of a file that is being written."""
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written, or cannot be used for this run."""
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file that is either whole or not there, also after a power cut."""
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        _rename(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def copy_atomically(source: Path, path: Path) -> None:
+    """Copy a file, without using more disk where the file system has hard links."""
+    partial = path.with_name(path.name + PARTIAL)
+    partial.unlink(missing_ok=True)
+    try:
+        try:
+            os.link(source, partial)
+        except OSError:
+            shutil.copyfile(source, partial)
+        _rename(partial, path)
+    finally:
+        # Renaming a link to the file that is there already does nothing, by POSIX.
+        partial.unlink(missing_ok=True)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> tuple[str, int]:
+    """Write a safetensors file as :func:`write_atomically` does; its sha256 and its bytes."""
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        save_file({key: t.detach().contiguous() for key, t in tensors.items()}, str(partial))
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        digest, num_bytes = sha256_of(partial), partial.stat().st_size
+        _rename(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return digest, num_bytes
+
+
+def sha256_of(path: Path) -> str:
+    """Hash of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _rename(partial: Path, path: Path) -> None:
+    os.replace(partial, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

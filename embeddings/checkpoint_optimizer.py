@@ -1,0 +1,166 @@
+"""Optimizer state by the names of parameters, the same whichever engine keeps it.
+
+*Inside*: optimizers within the backward pass, of FBGEMM in one process or of torchrec over several;
+their tensors are filled in place. *Outside*: optimizers that are stepped; they may not have made
+their state yet, so it is given to them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compactrec.embeddings.checkpoint_index import StoredTensor
+from compactrec.embeddings.checkpoint_io import CheckpointError
+
+__all__ = ["OptimizerNames"]
+
+_TABLE = ".embedding_bags."
+"""In the name of every table's weight, and of no other parameter."""
+_MANY = 5
+
+
+class OptimizerNames:
+    """The optimizers of a model, and what a checkpoint calls their state.
+
+    Args:
+        model: its collections and, under DistributedModelParallel, its shards.
+        optimizers: torch's or torchrec's, whose state is kept by parameter.
+    """
+
+    def __init__(self, model: nn.Module, optimizers: Sequence[Any]) -> None:
+        self._optimizers = list(optimizers)
+        self._names = {id(p): name for name, p in model.named_parameters()}
+        strange = sum(id(p) not in self._names for o in optimizers for p in _parameters(o))
+        if strange:
+            raise ValueError(
+                f"the optimizers hold {strange} parameters that are not of this model; give the "
+                "model that they train, and no other"
+            )
+        inside = dict(_inside(model))
+        self.inside = {
+            f"{name}.{key}": t for name, state in inside.items() for key, t in state.items()
+        }
+        """State of this process inside backward, by name; nothing is copied."""
+        self.outside: dict[str, tuple[Any, nn.Parameter]] = {
+            self._names[id(p)]: (optimizer, p)
+            for optimizer in self._optimizers
+            for p in _parameters(optimizer)
+        }
+        """Optimizer and parameter by the parameter's name."""
+        self._updated_inside = frozenset(inside)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All state of this process by name; nothing is copied."""
+        found = dict(self.inside)
+        for name, (optimizer, parameter) in self.outside.items():
+            state = optimizer.state.get(parameter, {})
+            if _TABLE in name and "sum" in state:
+                sums = state["sum"]  # of torchrec's row-wise Adagrad: (rows, 1)
+                found[f"{name}.momentum1"] = sums.view(-1) if sums.shape[1] == 1 else sums
+                continue
+            for key, value in state.items():
+                if value is not None:  # SGD keeps a momentum of None
+                    found[f"{name}.{key}"] = torch.as_tensor(value)
+        return found
+
+    def settings(self) -> dict[str, Any]:
+        """JSON: which kind updates each parameter, and the numbers of every group."""
+        kinds = {name: type(optimizer).__name__ for name, (optimizer, _) in self.outside.items()}
+        return {
+            "kinds": {name: kind for name, kind in kinds.items() if _TABLE not in name},
+            "groups": [self._group(g) for o in self._optimizers for g in o.param_groups],
+        }
+
+    def check(self, stored: Mapping[str, StoredTensor], settings: Mapping[str, Any]) -> None:
+        """Raise CheckpointError unless a checkpoint is of these optimizers."""
+        theirs = settings["kinds"]
+        wrong = [
+            f"{name} is updated by {theirs.get(name)} there and {kind} here"
+            for name, kind in self.settings()["kinds"].items()
+            if theirs.get(name) != kind
+        ]
+        own = {name: tuple(t.shape) for name, t in self.tensors().items() if _TABLE in name}
+        for name, shape in own.items():
+            if name not in stored:
+                wrong.append(f"{name} is not in it")
+            elif shape != stored[name].shape:
+                wrong.append(_unlike(name, stored[name].shape, shape))
+        known = self._updated_inside | {name.rsplit(".", 1)[0] for name in own}
+        for name in stored:
+            if name.rsplit(".", 1)[0] in known and name not in own:
+                wrong.append(f"{name} is not kept here")
+        if wrong:
+            raise CheckpointError(
+                f"the checkpoint is of another optimizer: {'; '.join(wrong[:_MANY])}. Load it with "
+                "the optimizers that it was saved with, or load the weights alone"
+            )
+
+    def put(self, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> None:
+        """Give optimizers outside what :meth:`tensors` had named, and groups their numbers."""
+        for name, (optimizer, parameter) in self.outside.items():
+            begin = f"{name}."
+            given = {k.removeprefix(begin): t for k, t in tensors.items() if k.startswith(begin)}
+            state = optimizer.state[parameter]
+            if _TABLE in name and "momentum1" in given and "sum" in state:
+                state["sum"].copy_(given["momentum1"].view(state["sum"].shape))
+                continue
+            state.clear()
+            for key, value in given.items():
+                # As torch does: a count of steps stays on the CPU.
+                state[key] = value.to(parameter.device) if value.dim() else value
+        saved = {tuple(group["params"]): group for group in settings["groups"]}
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                numbers = saved.get(tuple(self._group(group)["params"]), {})
+                for key, value in numbers.items():
+                    if key != "params":
+                        group[key] = tuple(value) if isinstance(value, list) else value
+
+    def _group(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        numbers = {k: v for k, v in group.items() if k != "params" and _is_json(v)}
+        return {"params": [self._names[id(p)] for p in group["params"]], **numbers}
+
+
+def _parameters(optimizer: Any) -> Iterator[nn.Parameter]:
+    for group in optimizer.param_groups:
+        yield from group["params"]
+
+
+def _inside(model: nn.Module) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Weights that are updated inside backward, and the state of each."""
+    parallel = sys.modules.get("torchrec.distributed.model_parallel")
+    if parallel is not None and isinstance(model, parallel.DistributedModelParallel):
+        for weight, state in model.fused_optimizer.state_dict()["state"].items():
+            yield weight, {key.rsplit(".", 1)[1]: tensor for key, tensor in state.items()}
+        return
+    collection = sys.modules.get("compactrec.embeddings.collection")
+    kind = () if collection is None else collection.CompressedEmbeddingBagCollection
+    for path, module in model.named_modules():
+        if isinstance(module, kind) and module.engine == "fused":
+            begin = f"{path}.tables" if path else "tables"
+            state = module.optimizer_state_dict()
+            for table in module.tables.embedding_bags:
+                keys = [key for key in state if key.rsplit(".", 1)[0] == table]
+                of_table = {key.rsplit(".", 1)[1]: state[key] for key in keys}
+                yield f"{begin}{_TABLE}{table}.weight", of_table
+
+
+def _unlike(name: str, there: tuple[int, ...], here: tuple[int, ...]) -> str:
+    if len(there) == len(here) == 1:
+        return (
+            f"{name} has {there[0]} entries there and {here[0]} here: a row-wise state is kept for "
+            "every part that a table's columns are cut into, so cut them into as many"
+        )
+    return f"{name} is {there} there and {here} here"
+
+
+def _is_json(value: object) -> bool:
+    simple = (bool, int, float, str, type(None))
+    if isinstance(value, (list, tuple)):
+        return all(isinstance(v, simple) for v in value)
+    return isinstance(value, simple)

@@ -1,0 +1,132 @@
+"""What a checkpoint of a model holds: weights, buffers, optimizer state, random states; and back.
+
+Names do not depend on how a model is run: ``model.<key of the state dict>``,
+``optimizer.<parameter>.<state>``, ``random.<rank>.<generator>``. The accumulator of a table's
+Adagrad is ``momentum1``, ``(rows, width)``, or ``(rows,)`` for the row-wise one, whoever keeps it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from compactrec.embeddings.checkpoint_optimizer import OptimizerNames
+from compactrec.embeddings.checkpoint_random import put_random, take_random
+from compactrec.embeddings.checkpointing import Checkpoint, CheckpointError, CheckpointFolder
+
+__all__ = [
+    "load_checkpoint",
+    "model_tensors",
+    "prefixed",
+    "put_model",
+    "save_checkpoint",
+    "without",
+]
+
+
+def save_checkpoint(
+    folder: CheckpointFolder,
+    model: nn.Module,
+    optimizers: Sequence[Any] = (),
+    *,
+    step: int,
+    state: Mapping[str, Any] | None = None,
+    asynchronous: bool = False,
+) -> None:
+    """Save model, optimizers and random states; all processes of the folder call it.
+
+    Args:
+        folder: where to.
+        model: plain, with collections of any engine, or wrapped in DistributedModelParallel.
+        optimizers: those that are stepped. What is updated inside backward is found in the model.
+        step: of the training.
+        state: what else it takes to go on, e.g. the position in the data; JSON values, the same in
+            all processes.
+        asynchronous: see :meth:`CheckpointFolder.save`.
+    """
+    names = OptimizerNames(model, optimizers)
+    words, generators = take_random()
+    tensors = {
+        **prefixed("model.", model_tensors(model)),
+        **prefixed("optimizer.", names.tensors()),
+        **prefixed(f"random.{folder.processes.rank}.", words),
+    }
+    rank_state = {"random": generators, "optimizers": names.settings()}
+    folder.save(step, tensors, state or {}, rank_state=rank_state, asynchronous=asynchronous)
+
+
+def load_checkpoint(
+    folder: CheckpointFolder, model: nn.Module, optimizers: Sequence[Any] | None = None
+) -> Checkpoint | None:
+    """Put back what :func:`save_checkpoint` saved, in place; None when there is none.
+
+    Args:
+        folder: where from.
+        model: built from the same plan, in any engine, over any number of processes.
+        optimizers: None takes the weights alone. Otherwise as for saving, and the random states
+            come back too: rank ``r`` gets those of rank ``r mod k`` of the ``k`` that saved.
+
+    Raises:
+        CheckpointError: it is damaged, of another plan, or does not fit.
+    """
+    checkpoint = folder.load()
+    if checkpoint is None:
+        return None
+    folder.processes.together(lambda: _put(folder, checkpoint, model, optimizers))
+    return checkpoint
+
+
+def _put(
+    folder: CheckpointFolder,
+    checkpoint: Checkpoint,
+    model: nn.Module,
+    optimizers: Sequence[Any] | None,
+) -> None:
+    own = prefixed("model.", model_tensors(model))
+    if optimizers is None:
+        put_model(model, without("model.", folder.read(checkpoint.tensors, own)))
+        return
+    rank = folder.processes.rank % len(checkpoint.ranks)
+    saved = checkpoint.ranks[rank]
+    names = OptimizerNames(model, optimizers)
+    names.check(without("optimizer.", checkpoint.tensors.tensors), saved["optimizers"])
+    own |= prefixed("optimizer.", names.inside)
+    outside = [f"optimizer.{name}." for name in names.outside]
+    found = folder.read(checkpoint.tensors, own, whole=[*outside, f"random.{rank}."])
+    put_model(model, without("model.", found))
+    names.put(without("optimizer.", found), saved["optimizers"])
+    put_random(without(f"random.{rank}.", found), saved["random"])
+
+
+def model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict without second names of one tensor (tied weights); nothing is copied."""
+    found: dict[tuple[int, tuple[int, ...]], str] = {}
+    state: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        if not hasattr(tensor, "local_shards") and tensor.numel():
+            place = (tensor.data_ptr(), tuple(tensor.shape))
+            if found.setdefault(place, name) != name:
+                continue
+        state[name] = tensor
+    return state
+
+
+def put_model(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give a model what :func:`model_tensors` has named; raise CheckpointError on other names."""
+    own = model_tensors(model)
+    if own.keys() != tensors.keys():
+        differing = sorted(own.keys() ^ tensors.keys())
+        raise CheckpointError(f"state of another model: {differing} differ")
+    model.load_state_dict(dict(tensors), strict=False)
+
+
+def prefixed(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same values, every name with ``prefix`` before it."""
+    return {prefix + name: value for name, value in values.items()}
+
+
+def without(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values whose name begins with ``prefix``, by the rest of it."""
+    return {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
