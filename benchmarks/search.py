@@ -120,6 +120,11 @@ def _start(config: SearchConfig, manifest: Manifest, store: CheckpointFolder) ->
     """Build the task, the supernet and the model around it; keep how they start."""
     train, chosen = config.train, get_search(config.search)
     features = train.features(manifest)
+    if len({f.dim for f in features}) > 1:
+        raise ValueError(
+            f"{config.search}: model {train.model!r} reads first-order weights of width 1 beside "
+            f"vectors of width {train.dim}, and a search needs one width; choose another model"
+        )
     open_ones = [f.name for f in features if f.num_ids is None]
     if open_ones:
         raise ValueError(
