@@ -9,7 +9,8 @@ import functools
 import math
 import operator
 from collections.abc import Iterable, Sequence
-from typing import Any
+from itertools import accumulate
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +26,24 @@ __all__ = [
     "Select",
     "Subtract",
     "Sum",
+    "Term",
     "project_many",
     "sum_of",
 ]
+
+
+class Term(NamedTuple):
+    """A summand of a combine: ``out[target : ...] += v``, ``-= v``, ``+= v * w`` or ``+= v @ P``.
+
+    ``v`` and ``w`` are the first ``width`` columns of ``slots``.
+    """
+
+    kind: Literal["add", "subtract", "multiply", "project"]
+    slots: tuple[int, ...]
+    width: int
+    target: int = 0
+    weight: str | None = None
+    """Of ``project``: the name of the parameter P ``(width, D)``."""
 
 
 class Combine(nn.Module):
@@ -50,6 +66,11 @@ class Combine(nn.Module):
     def reset_parameters(self) -> None:
         """Draw the initial weights; nothing to do where there are none."""
 
+    def terms(self, dims: Sequence[int], dim: int) -> list[Term] | None:
+        """What :meth:`forward` adds up, for slots ``dims`` wide and ``dim`` columns; None where it
+        is nothing of that kind. With terms, all combines of a batch run in one pass."""
+        return None
+
     @classmethod
     def forward_many(cls, combines: Sequence["Combine"], slots: list[Tensor]) -> Tensor:
         """n combines of one shape at once: ``[(N, n, d_j), ...] -> (N, n, D)``.
@@ -62,6 +83,9 @@ class Combine(nn.Module):
 class Select(Combine):
     """The only slot, as it is."""
 
+    def terms(self, dims: Sequence[int], dim: int) -> list[Term] | None:
+        return [Term("add", (0,), dim)]
+
     def forward(self, slots: list[Tensor]) -> Tensor:
         return slots[0]
 
@@ -69,12 +93,18 @@ class Select(Combine):
 class Sum(Combine):
     """``v_1 + v_2 + ...``"""
 
+    def terms(self, dims: Sequence[int], dim: int) -> list[Term] | None:
+        return [Term("add", (i,), dim) for i in range(len(dims))]
+
     def forward(self, slots: list[Tensor]) -> Tensor:
         return sum_of(slots)
 
 
 class Subtract(Combine):
     """``v_1 - v_2``: sums of ids with sign +1 and with sign -1."""
+
+    def terms(self, dims: Sequence[int], dim: int) -> list[Term] | None:
+        return [Term("add", (0,), dim), Term("subtract", (1,), dim)]
 
     def forward(self, slots: list[Tensor]) -> Tensor:
         return slots[0] - slots[1]
@@ -85,12 +115,19 @@ class Product(Combine):
 
     linear = False
 
+    def terms(self, dims: Sequence[int], dim: int) -> list[Term] | None:
+        return [Term("multiply", (0, 1), dim)] if len(dims) == 2 else None
+
     def forward(self, slots: list[Tensor]) -> Tensor:
         return functools.reduce(operator.mul, slots)
 
 
 class Concat(Combine):
     """``[v_1, v_2, ...]``"""
+
+    def terms(self, dims: Sequence[int], dim: int) -> list[Term] | None:
+        firsts = accumulate(dims, initial=0)
+        return [Term("add", (i,), d, at) for i, (d, at) in enumerate(zip(dims, firsts))]  # noqa: B905  # the last sum is the width
 
     def forward(self, slots: list[Tensor]) -> Tensor:
         return slots[0] if len(slots) == 1 else torch.cat(slots, dim=-1)
@@ -165,6 +202,14 @@ class Project(Combine):
         for weight in self.weights:
             if not weight.is_meta:
                 nn.init.xavier_uniform_(weight)
+
+    def terms(self, dims: Sequence[int], dim: int) -> list[Term] | None:
+        return [
+            Term("add", (i,), d)
+            if which is None
+            else Term("project", (i,), d, weight=f"weights.{which}")
+            for i, (d, which) in enumerate(zip(dims, self._which, strict=True))
+        ]
 
     def forward(self, slots: list[Tensor]) -> Tensor:
         return sum_of(

@@ -14,6 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from compactrec.embeddings.columns import ColumnProgram, column_program
 from compactrec.embeddings.combines import Combine
 from compactrec.embeddings.contract import Output
 from compactrec.embeddings.tracing import as_leaf
@@ -65,7 +66,10 @@ class LogicalCombine(nn.Module):
             }
         )
         self._groups = _groups(self.outputs)
+        self._program: ColumnProgram | None = None
         self._cut: _Cut | None = None
+        self.compiled = True
+        """False keeps to torch's own operations."""
 
     def forward(self, values: Tensor, keys: Sequence[str], dims: Sequence[int]) -> Tensor:
         """``(N, sum of part dims) -> (N, sum of logical dims)``, outputs in declared order."""
@@ -75,6 +79,9 @@ class LogicalCombine(nn.Module):
         cut = self._cut
         if cut is None or cut.keys != tuple(keys):
             cut = self._cut = _make_cut(self._groups, keys, dims)
+            self._program = column_program(self.outputs, keys, dims)
+        if self._program is not None and self.compiled and _is_plain(values):
+            return self._program(values)
         # The backward pass of a split copies every gradient: not where there is nothing to split.
         pieces = (values,) if len(cut.sizes) == 1 else values.split(cut.sizes, dim=1)
         results = []
@@ -111,6 +118,15 @@ class LogicalCombine(nn.Module):
         )
         pooled = vectors.sum(2) if group.num_positions > 1 else vectors
         return pooled.flatten(1)
+
+
+def _is_plain(values: Tensor) -> bool:
+    """True for numbers that a compiled loop reads: float32, on the CPU, not of a graph."""
+    return (
+        values.dtype == torch.float32
+        and values.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+    )
 
 
 def _lanes(column: Tensor, lanes: int, dim: int) -> Tensor:
