@@ -72,7 +72,7 @@ class Rewrite(nn.Module):
             not tracing
             and all(count == batch for count in length_per_key)
             and batch > 0
-            and bool((lengths == 1).all())
+            and [int(bound) for bound in lengths.aminmax()] == [1, 1]
         )
         if tracing:
             self._assert(bags.values, lengths)
@@ -119,11 +119,11 @@ class Rewrite(nn.Module):
                 )
         if not self.check_ids or values.numel() == 0:
             return
-        flat = (
-            Flat(values.view(lengths.shape), None)
-            if one_id
-            else Flat(values, torch.tensor(length_per_key, device=values.device))
-        )
+        if one_id:  # a pass over the ids, and not one for each operation
+            low, high = values.view(lengths.shape).aminmax(dim=1)
+            if not bool(((low < 0) | (high > self._bounds)).any()):
+                return
+        flat = Flat(values, torch.tensor(length_per_key, device=values.device))
         bad = (flat.ids < 0) | (flat.ids > flat.spread(self._bounds))
         if bool(bad.any()):
             self._raise_bad_id(flat.ids.reshape(-1), bad.reshape(-1), length_per_key)
