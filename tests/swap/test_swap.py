@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torchrec import KeyedJaggedTensor
+from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
+from torchrec.modules.embedding_configs import DataType
 
 from compactrec.embeddings import (
     CompressedEmbedding,
@@ -262,6 +263,30 @@ def test_device_dtype_mode_and_frozen_weights_are_kept() -> None:
     bag: Any = model["c"]
     assert (bag.mode, bag.include_last_offset) == ("max", True)
     assert seen[0].rows[2].note == "was frozen: its new weights are untrained"
+
+
+def test_half_precision_collections_keep_their_tables_in_half() -> None:
+    def table(name: str, num_ids: int) -> EmbeddingBagConfig:
+        return EmbeddingBagConfig(
+            name=f"t_{name}",
+            embedding_dim=8,
+            num_embeddings=num_ids,
+            feature_names=[name],
+            data_type=DataType.FP16,
+        )
+
+    model = nn.ModuleDict({"ebc": EmbeddingBagCollection([table("a", 300), table("b", 50)])})
+    seen: list[SwapReport] = []
+    compress(model, {"a": MixedConfig(dims=(4,))}, report=seen.append)
+    assert num_bytes(model) == seen[0].after_bytes
+    dtypes = {name.split(".")[1]: p.dtype for name, p in model.named_parameters()}
+    assert dtypes == {"tables": torch.float16, "combine": torch.float32}
+    lengths = torch.tensor([2, 0, 1, 1])
+    batch = KeyedJaggedTensor(["a", "b"], torch.tensor([7, 299, 4, 49]), lengths=lengths)
+    vectors = model["ebc"](batch).values()
+    vectors.sum().backward()
+    assert (vectors.shape, vectors.dtype) == ((2, 16), torch.float32)
+    assert all(p.grad is not None for p in model.parameters())
 
 
 def test_what_the_model_holds_in_lists_and_dicts_is_exchanged() -> None:
