@@ -21,6 +21,7 @@ from compactrec.benchmarks.search_result import SearchResult
 from compactrec.benchmarks.study import CompareFile
 from compactrec.embeddings import get_method, method_names
 from compactrec.embeddings.search import get_search, search_names
+from compactrec.models import get_model, model_names
 from tests.benchmarks.fake_runs import fake_data, fake_result
 from tests.benchmarks.folder import write_folder
 from tests.cases import SOME, needs_hash
@@ -192,6 +193,32 @@ def test_methods_shows_what_the_registry_holds(capsys: Captured) -> None:
             assert f"{option} = " in out
     assert "sign = boolean [false]" in out
     assert "hash = mix | mod [mix]" in out
+
+
+def test_models_shows_what_the_registry_holds(capsys: Captured) -> None:
+    code, out, _ = call(capsys, "models")
+    assert code == 0
+    for name in model_names():
+        model = get_model(name)
+        assert f" {name} " in out
+        assert model.title in out
+        for option in model.config.model_fields:
+            assert f"{option} = " in out
+
+
+def test_a_plan_is_made_for_what_a_model_reads(
+    capsys: Captured, tmp_path: Path, data: Path
+) -> None:
+    from compactrec.embeddings import Plan
+
+    path = tmp_path / "plan.json"
+    (tmp_path / "wide.toml").write_text("wide = true\n")
+    words = ("--data", data, "--method", SOME, "--budget", "1/2", "-o", path)
+    read = []
+    for more in ((), ("--model", "autoint", "--config", tmp_path / "wide.toml")):
+        assert call(capsys, "plan", *words, *more)[0] == 0
+        read.append({feature.name for feature in Plan.load(path).features})
+    assert read[1] == read[0] | {f"{name}_linear" for name in read[0]}
 
 
 @needs_hash

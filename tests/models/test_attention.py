@@ -1,0 +1,50 @@
+"""The interacting layer of AutoInt: what its attention must be, whatever the flavor."""
+
+import pytest
+import torch
+
+from compactrec.models.attention import Flavor, Interacting
+
+FLAVORS: tuple[Flavor, ...] = ("paper", "official_tf", "fuxictr")
+
+
+def layer(flavor: Flavor, width: int = 6) -> Interacting:
+    torch.manual_seed(3)
+    made = Interacting(width, 2, 3, flavor)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.normal_(0.1, 0.5)
+    return made
+
+
+@pytest.mark.parametrize("flavor", FLAVORS)
+def test_rows_sum_to_one_and_fields_may_change_places(flavor: Flavor) -> None:
+    fields = torch.randn(4, 5, 6, generator=torch.Generator().manual_seed(1))
+    made, order = layer(flavor), torch.tensor([3, 0, 4, 1, 2])
+    attention = made.attention(fields)
+    assert attention.shape == (4, 2, 5, 5)
+    torch.testing.assert_close(attention.sum(dim=3), torch.ones(4, 2, 5))
+    torch.testing.assert_close(made(fields[:, order]), made(fields)[:, order])
+
+
+@pytest.mark.parametrize("flavor", FLAVORS)
+def test_no_query_looks_everywhere_alike_and_one_field_at_itself(flavor: Flavor) -> None:
+    made = layer(flavor)
+    with torch.no_grad():
+        for parameter in made.query.parameters():
+            parameter.zero_()
+    fields = torch.randn(2, 4, 6)
+    torch.testing.assert_close(made.attention(fields), torch.full((2, 2, 4, 4), 0.25))
+    assert torch.equal(made.attention(fields[:, :1]), torch.ones(2, 2, 1, 1))
+
+
+def test_a_vector_of_zeros_adds_nothing_in_the_paper() -> None:
+    made = layer("paper")
+    assert not made(torch.zeros(1, 3, 6)).any()
+
+
+def test_flavors_differ_in_their_weights() -> None:
+    sizes = {f: sum(p.numel() for p in layer(f).parameters()) for f in FLAVORS}
+    assert sizes == {"paper": 4 * 36, "official_tf": 4 * 36 + 4 * 6 + 12, "fuxictr": 3 * 36}
+    widens = layer("fuxictr", width=5)
+    assert sum(p.numel() for p in widens.parameters()) == 4 * 30
