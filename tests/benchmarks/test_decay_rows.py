@@ -7,7 +7,7 @@ import torch
 
 from compactrec.embeddings import Feature, FullConfig, Group, Plan
 from tests.benchmarks.snapshots import put_back, save
-from tests.benchmarks.test_decay import KINDS, MODES, build, run, settings, weights
+from tests.benchmarks.test_decay import KINDS, LAZY_ADAM, MODES, build, run, settings, weights
 from tests.contract.support import Batch
 
 SEEN, UNSEEN = (0, 1, 2), (3, 4, 5)
@@ -66,7 +66,7 @@ def test_under_fused_dense_decay_unseen_rows_die(optimizer: str, rate: float, de
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("engine", "optimizer"), KINDS)
+@pytest.mark.parametrize(("engine", "optimizer"), [*KINDS, LAZY_ADAM])
 def test_under_touched_rows_unseen_rows_live(engine: str, optimizer: str) -> None:
     """With a decay that would kill them; see above."""
     decay = 0.2 if optimizer == "sgd" else 1e-3
@@ -111,8 +111,10 @@ def test_fused_adagrad_kills_unseen_rows_like_a_dense_pass(optimizer: str) -> No
     torch.testing.assert_close(toy.steps(700), value.expand(48), rtol=2e-3, atol=1e-9)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize(("engine", "optimizer"), KINDS)
+@pytest.mark.parametrize(
+    ("engine", "optimizer", "mode"),
+    [*((*kind, mode) for kind in KINDS for mode in MODES), (*LAZY_ADAM, "touched_rows")],
+)
 def test_a_run_goes_on_bit_by_bit(tmp_path: Path, engine: str, optimizer: str, mode: str) -> None:
     """Saving leaves no trace, and what rows have missed is in what is saved."""
     config = settings(engine, optimizer, mode)
