@@ -12,11 +12,14 @@ from compactrec.benchmarks.precision import DenseDtype
 from compactrec.benchmarks.schedule import LearningRateSchedule
 from compactrec.data.manifest import Manifest
 from compactrec.embeddings import Feature
+from compactrec.embeddings.sharding_config import Sharding
 from compactrec.models.registry import get_model
 
 __all__ = ["TrainConfig"]
 
 _PLACES = frozenset({"data", "out", "plan", "start"})
+_LAYOUT = frozenset({"sharding", "pipeline", "rewrite_in_loader"})
+"""Where and when things are computed, which changes results by rounding alone."""
 _COSMETIC = frozenset({"quiet", "checkpoint_every_seconds", "checkpoint_every_steps", "keep_model"})
 
 
@@ -74,10 +77,17 @@ class TrainConfig(BaseModel):
     up. On the complete vectors, so it means the same for every method; rows not looked up stay."""
     schedule: LearningRateSchedule = LearningRateSchedule()
     seed: int = Field(default=0, ge=0, lt=2**32)
-    engine: Literal["eager", "fused"] = "fused"
+    engine: Literal["eager", "fused", "sharded"] = "fused"
     kernel: Literal["auto", "numba", "fbgemm"] = "auto"
     """What looks up and updates under engine ``fused``: ``auto`` is Numba on a CPU where it is
     installed, else FBGEMM."""
+    sharding: Sharding = Sharding()
+    """Engine ``sharded``: which table is on which process."""
+    pipeline: bool = False
+    """Engine ``sharded``: exchange the ids of the next batch while this one computes."""
+    rewrite_in_loader: bool = False
+    """Engine ``sharded``: rewrite the ids of the next batches in a thread of the loader. Not with
+    ``pipeline``, which rewrites ahead by itself."""
     device: str = "cpu"
     dense_dtype: DenseDtype = "float32"
     """``bfloat16``: products of the model over the embeddings, where the machine has it. Embeddings
@@ -139,6 +149,12 @@ class TrainConfig(BaseModel):
             )
         if self.engine == "fused" and self.table_optimizer == "adam":
             _check_fused_adam(self.kernel, self.device, self.decay_mode)
+        if self.engine == "sharded" and self.table_optimizer == "adam":
+            raise ValueError(
+                "engine 'sharded' has no 'adam', as FBGEMM's CPU operator has none; use engine "
+                "'fused' or 'eager', or the table optimizer 'adagrad', 'rowwise_adagrad' or 'sgd'"
+            )
+        self._check_sharded()
         if self.table_learning_rate * self.table_decay >= 1:
             raise ValueError(
                 f"table_learning_rate {self.table_learning_rate:g} times table_decay "
@@ -160,6 +176,26 @@ class TrainConfig(BaseModel):
         )
         return get_model(self.model).parse(self.model_options).features(features)
 
+    def _check_sharded(self) -> None:
+        if self.engine == "sharded":
+            if self.table_decay:
+                raise ValueError(
+                    f"engine 'sharded' has no weight decay of tables, got {self.table_decay:g}; "
+                    f"set table_decay to 0, or use engine 'fused' on one process"
+                )
+            if self.pipeline and self.rewrite_in_loader:
+                raise ValueError(
+                    "pipeline and rewrite_in_loader are both set, but the pipeline rewrites ids "
+                    "ahead by itself; leave one of them out"
+                )
+            return
+        for name in ("sharding", "pipeline", "rewrite_in_loader"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"{name} is for engine 'sharded', got engine {self.engine!r}; leave {name} "
+                    f"out, or change the engine"
+                )
+
     def resolved(self) -> dict[str, Any]:
         """Everything that decides the result, as JSON, without the places of files.
 
@@ -173,9 +209,9 @@ class TrainConfig(BaseModel):
             )
         if self.dense_dtype == "float32":
             idle = {*idle, "dense_dtype"}
-        if self.engine == "eager":
+        if self.engine != "fused":
             idle = {*idle, "kernel"}
-        fields = self.model_dump(mode="json", exclude=set(_PLACES | _COSMETIC | idle))
+        fields = self.model_dump(mode="json", exclude=set(_PLACES | _COSMETIC | _LAYOUT | idle))
         options = get_model(self.model).parse(self.model_options)
         return {**fields, "model_options": options.model_dump(mode="json")}
 

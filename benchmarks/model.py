@@ -26,13 +26,19 @@ def build_model(
 
     A plan of several clusters gives one such model for each, all started alike, behind its router.
     """
+    if isinstance(plan, RoutedPlan) and config.engine == "sharded":
+        raise ValueError(
+            "a plan of several clusters cannot be trained with engine 'sharded': an expert without "
+            "an example on one process would leave the others waiting; use engine 'fused'"
+        )
     torch.manual_seed(config.seed)
+    optimizer = fused_optimizer(config) if config.engine == "fused" else None
     collections = tuple(
         CompressedEmbeddingBagCollection(
             part,
             engine=config.engine,
             device=config.device,
-            optimizer=fused_optimizer(config),
+            optimizer=optimizer,
             kernel=config.kernel if config.engine == "fused" else "auto",
         )
         for part in plan.plans

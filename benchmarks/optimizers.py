@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
+from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 
 from compactrec.benchmarks.config import TrainConfig
@@ -21,7 +22,7 @@ __all__ = ["Optimizers", "fused_optimizer"]
 
 
 def fused_optimizer(config: TrainConfig) -> FusedOptimizer | None:
-    """What a collection of engine ``fused`` applies in backward; None for ``eager``."""
+    """What backward applies to tables, under engines ``fused`` and ``sharded``; else None."""
     if config.engine == "eager":
         return None
     return FusedOptimizer(
@@ -35,7 +36,7 @@ class Optimizers:
 
     Engine ``fused``: the tables are updated inside backward, and one torch optimizer has the rest.
     Engine ``eager``: the tables have gradients, and a second torch optimizer with the tables'
-    settings.
+    settings. Engine ``sharded``: the same for the tables that are replicated.
 
     Args:
         model: holds ``tables`` somewhere inside.
@@ -111,7 +112,7 @@ class Optimizers:
         if self._eager is not None:
             _set_rate(self._eager.torch, rates[1])
         for collection in self._collections:
-            if collection.engine == "fused":
+            if collection.engine != "eager":
                 collection.set_learning_rate(rates[1])
 
     @contextmanager
@@ -183,6 +184,6 @@ def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 def _table_weights(model: nn.Module) -> set[int]:
     """Identities of all weights in torchrec's tables."""
-    kinds = (EmbeddingBagCollection, EmbeddingCollection)
+    kinds = (EmbeddingBagCollection, EmbeddingCollection, ShardedEmbeddingBagCollection)
     collections = [module for module in model.modules() if isinstance(module, kinds)]
     return {id(p) for collection in collections for p in collection.parameters()}

@@ -20,13 +20,13 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from compactrec.benchmarks import snapshot
 from compactrec.benchmarks.config import TrainConfig
+from compactrec.benchmarks.loop import predict
 from compactrec.benchmarks.metrics import Metrics, evaluate
 from compactrec.benchmarks.optimizers import Optimizers
 from compactrec.benchmarks.progress import ProgressBar
 from compactrec.benchmarks.search_result import SearchEntry
 from compactrec.benchmarks.search_state import AllOptimizers, SearchLoaders, SearchProgress
 from compactrec.benchmarks.stopping import TrainingDiverged
-from compactrec.benchmarks.train import predict
 from compactrec.data.batch import Batch
 from compactrec.data.loader import BatchLoader
 from compactrec.embeddings.checkpoint_index import TensorSet

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from compactrec.benchmarks.config import TrainConfig
@@ -192,6 +193,8 @@ def _torch_optimizer(config: TrainConfig, weights: list[nn.Parameter]) -> torch.
             return torch.optim.SGD(weights, lr=rate, weight_decay=l2, fused=True)
         case "adagrad":
             return torch.optim.Adagrad(weights, lr=rate, eps=eps, weight_decay=l2, fused=True)
+        case "rowwise_adagrad":  # of tables that are replicated
+            return RowWiseAdagrad(weights, lr=rate, eps=eps)
         case "adam" if config.decay_mode == "touched_rows":
             return LazyAdam(weights, rate, eps)
         case "adam":
@@ -200,5 +203,6 @@ def _torch_optimizer(config: TrainConfig, weights: list[nn.Parameter]) -> torch.
             )
         case name:
             raise ValueError(
-                f"engine 'eager' trains tables with 'sgd', 'adagrad' or 'adam', got {name!r}"
+                f"tables with gradients are trained with 'sgd', 'adagrad', 'rowwise_adagrad' or "
+                f"'adam', got {name!r}"
             )

@@ -1,6 +1,7 @@
 """Train one model on one data folder, select on validation, test once. A script to read and copy.
 
     python -m compactrec.benchmarks.train run.toml
+    torchrun --nproc-per-node 4 -m compactrec.benchmarks.train run.toml  # engine = "sharded"
 
 The file holds the fields of :class:`~compactrec.benchmarks.config.TrainConfig`. A run that was
 killed goes on from its last checkpoint and ends with the very same weights; a finished one is not
@@ -15,6 +16,7 @@ import math
 import sys
 import time
 import tomllib
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +25,6 @@ import numpy.typing as npt
 import torch
 from safetensors.numpy import save as tensors_to_bytes
 from torch import nn
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from compactrec.benchmarks import snapshot
 from compactrec.benchmarks.calibration import calibrated
@@ -35,12 +36,12 @@ from compactrec.benchmarks.environment import (
     reset_peak_rss,
 )
 from compactrec.benchmarks.history import History
+from compactrec.benchmarks.loop import Loop, make_loop, predict
 from compactrec.benchmarks.memory import keep_freed_memory
 from compactrec.benchmarks.metrics import Metrics, evaluate
 from compactrec.benchmarks.model import build_model
-from compactrec.benchmarks.optimizers import Optimizers
-from compactrec.benchmarks.penalty import EmbeddingPenalty
 from compactrec.benchmarks.plans import method_of, plan_bytes, resolve_plan
+from compactrec.benchmarks.processes import Processes, joined
 from compactrec.benchmarks.progress import ProgressBar
 from compactrec.benchmarks.result import (
     MODEL_NAME,
@@ -62,13 +63,12 @@ from compactrec.data.loader import BatchLoader
 from compactrec.data.manifest import Manifest
 from compactrec.embeddings import AnyPlan
 from compactrec.embeddings.checkpoint_index import TensorSet
-from compactrec.embeddings.checkpoint_io import copy_atomically, write_atomically
+from compactrec.embeddings.checkpoint_io import copy_atomically, write_atomically, write_tensors
 from compactrec.embeddings.checkpointing import CheckpointFolder
 
 __all__ = [
     "TrainingCollapsed",
     "TrainingDiverged",
-    "predict",
     "train",
 ]
 
@@ -82,9 +82,9 @@ class Run:
     """The moving parts of one run."""
 
     config: TrainConfig
+    processes: Processes
     model: nn.Module
-    optimizers: Optimizers
-    penalty: EmbeddingPenalty
+    loop: Loop
     loader: BatchLoader
     validation: BatchLoader
     store: CheckpointFolder
@@ -97,6 +97,8 @@ class Run:
 
 def train(config: TrainConfig) -> Result:
     """Run ``config`` to its end; what it gave is written to ``config.out`` and returned.
+
+    With engine ``sharded`` every process of ``torchrun`` calls this, and the first one writes.
 
     Raises:
         TrainingDiverged: a loss or a prediction is NaN or infinite.
@@ -123,32 +125,48 @@ def train(config: TrainConfig) -> Result:
         "start": start,
     }  # fmt: skip
     resumable = {**identity, "versions": library_versions()}
-    with locked(config.out), CheckpointFolder(config.out / "checkpoint", resumable) as store:
-        if (done := finished_result(config.out, identity)) is not None:
+    with (
+        joined(config.engine, config.device) as processes,
+        locked(config.out) if processes.is_first else nullcontext(),
+        CheckpointFolder(config.out / "checkpoint", resumable) as store,
+    ):
+        done = finished_result(config.out, identity) if processes.is_first else None
+        known = processes.text_of_first(None if done is None else done.model_dump_json())
+        if known is not None:
             store.remove()  # where the run was killed after its result, before clearing up
-            return done
+            return Result.model_validate_json(known)
         config.out.mkdir(parents=True, exist_ok=True)
-        run = _start(config, manifest, plan, store)
+        run = _start(config, manifest, plan, store, processes)
         _fit(run)
         return _finish(run, manifest, plan, start)
 
 
-def _start(config: TrainConfig, manifest: Manifest, plan: AnyPlan, store: CheckpointFolder) -> Run:
+def _start(
+    config: TrainConfig,
+    manifest: Manifest,
+    plan: AnyPlan,
+    store: CheckpointFolder,
+    processes: Processes,
+) -> Run:
     """Build everything; go on from the checkpoint, if there is one."""
     model, embeddings = build_model(config, plan, len(manifest.dense))
+    loop = make_loop(model, embeddings, config, processes)
     if config.start is not None:
         load_start(model, config.start)
+    part = processes.part
     run = Run(
         config=config,
+        processes=processes,
         model=model,
-        optimizers=Optimizers(model, embeddings, config),
-        penalty=EmbeddingPenalty(embeddings, config.embedding_decay),
-        loader=BatchLoader(config.data, "train", config.batch_size, seed=config.seed),
-        validation=BatchLoader(config.data, "validation", config.eval_batch_size, shuffle=False),
+        loop=loop,
+        loader=BatchLoader(config.data, "train", config.batch_size, seed=config.seed, part=part),
+        validation=BatchLoader(
+            config.data, "validation", config.eval_batch_size, shuffle=False, part=part
+        ),
         store=store,
     )
-    if (checkpoint := store.load()) is not None:
-        snapshot.restore(store, checkpoint, model, run.optimizers, run.loader)
+    if config.engine != "sharded" and (checkpoint := store.load()) is not None:
+        snapshot.restore(store, checkpoint, model, loop.optimizers, run.loader)
         run.history = History.from_json(checkpoint.state["history"])
         run.best_file = checkpoint.best
         run.started_at = None
@@ -160,7 +178,8 @@ def _fit(run: Run) -> None:
     num_steps = config.epochs * len(run.loader)
     if not num_steps:
         _validate(run)
-    with ProgressBar(config.method or "train", num_steps, config.quiet) as bar:
+    quiet = config.quiet or not run.processes.is_first
+    with ProgressBar(config.method or "train", num_steps, quiet) as bar:
         while history.epoch < config.epochs and not history.stopped:
             _train_epoch(run, bar)
             if not history.stopped:
@@ -171,22 +190,13 @@ def _fit(run: Run) -> None:
 
 def _train_epoch(run: Run, bar: ProgressBar) -> None:
     """What is left of one epoch."""
-    config, history, model, optimizers = run.config, run.history, run.model, run.optimizers
+    config, history = run.config, run.history
     shown_at = 0.0
     started = time.perf_counter()
-    for batch in run.loader:
-        if config.device != "cpu":
-            batch = batch.to(config.device, non_blocking=True)
-        optimizers.set_rates(history.step + 1)
-        logits = model(batch.dense, batch.kjt())
-        loss = binary_cross_entropy_with_logits(logits, batch.labels)
-        optimizers.zero_grad()
-        (loss + run.penalty.take()).backward()
-        optimizers.step()
-
-        history.count(loss.item(), batch.batch_size)
+    for done in run.loop.steps(run.loader, history.step):
+        history.count(done.loss, done.num_rows)
         if not math.isfinite(history.loss_sum):
-            raise TrainingDiverged(f"the loss is {loss.item()} at {place(history, config)}")
+            raise TrainingDiverged(f"the loss is {done.loss} at {place(history, config)}")
         now = time.perf_counter()
         history.train_seconds += now - started
         if now - shown_at > SHOW_EVERY_SECONDS:
@@ -205,7 +215,7 @@ def _train_epoch(run: Run, bar: ProgressBar) -> None:
 def _validate(run: Run) -> None:
     """Evaluate, remember the weights if they are the best so far, and decide about stopping."""
     history = run.history
-    logits, labels = predict(run.model, run.validation, run.config.device)
+    logits, labels = _predict(run, run.validation)
     if not np.isfinite(logits).all():
         raise TrainingDiverged(
             f"a validation prediction is not finite at {place(history, run.config)}"
@@ -214,6 +224,7 @@ def _validate(run: Run) -> None:
     if history.add_evaluation(evaluate(logits, labels), run.config.patience):
         old = run.best_file
         name = f"best-{history.step:09d}"
+        run.loop.pause()
         run.best_file = run.store.write(name, run.model.state_dict())
         if old is not None and old.name != name:
             run.store.discard(old)
@@ -221,6 +232,8 @@ def _validate(run: Run) -> None:
 
 
 def _checkpoint_is_due(run: Run) -> bool:
+    if run.config.engine == "sharded":
+        return False
     steps, seconds = run.config.checkpoint_every_steps, run.config.checkpoint_every_seconds
     if steps is not None and run.history.step % steps == 0:
         return True
@@ -231,22 +244,15 @@ def _save(run: Run) -> None:
     history = run.history
     state = {"history": history.to_json()}
     snapshot.save(
-        run.store, history.step, run.model, run.optimizers, run.loader, state, run.best_file
+        run.store, history.step, run.model, run.loop.optimizers, run.loader, state, run.best_file
     )
     run.saved_at = time.monotonic()
 
 
-def predict(model: nn.Module, loader: BatchLoader, device: str) -> tuple[Floats, Floats]:
+def _predict(run: Run, loader: BatchLoader) -> tuple[Floats, Floats]:
     """Logits and labels of a whole split, ``(N,)`` float32 each, in the order of the loader."""
-    logits, labels = [], []
-    model.eval()
-    with torch.no_grad():
-        for batch in loader:
-            labels.append(batch.labels)
-            batch = batch.to(device, non_blocking=True)
-            logits.append(model(batch.dense, batch.kjt()).cpu())
-    model.train()
-    return torch.cat(logits).numpy(), torch.cat(labels).numpy()
+    run.loop.pause()
+    return predict(run.model, loader, run.config.device, run.processes)
 
 
 def _finish(run: Run, manifest: Manifest, plan: AnyPlan, start: str | None) -> Result:
@@ -255,9 +261,10 @@ def _finish(run: Run, manifest: Manifest, plan: AnyPlan, start: str | None) -> R
     assert history.best is not None
     assert run.best_file is not None
     test = _test(run) if config.score_test else None
-    plan.save(out / PLAN_NAME)
     if config.keep_model:
-        copy_atomically(run.store.path / run.best_file.files[0].name, out / MODEL_NAME)
+        _keep_model(run, run.best_file)
+    if run.processes.is_first:
+        plan.save(out / PLAN_NAME)
     result = Result(
         method=method_of(config, plan),
         budget_bytes=config.budget_bytes,
@@ -280,20 +287,32 @@ def _finish(run: Run, manifest: Manifest, plan: AnyPlan, start: str | None) -> R
         environment=describe_environment(torch.get_num_threads()),
         start_sha256=start,
     )
-    result.save(out)
+    if run.processes.is_first:
+        result.save(out)
     run.store.remove()
     return result
+
+
+def _keep_model(run: Run, best: TensorSet) -> None:
+    """Leave the selected weights in one file."""
+    path = run.config.out / MODEL_NAME
+    if len(best.files) == 1:
+        copy_atomically(run.store.path / best.files[0].name, path)
+    elif run.processes.is_first:
+        write_tensors(path, run.store.read(best))
 
 
 def _test(run: Run) -> Metrics:
     """Score the test split with the selected weights and keep the predictions."""
     assert run.best_file is not None
+    config, part = run.config, run.processes.part
     run.store.verify(*run.best_file.files)
-    run.model.load_state_dict(run.store.read(run.best_file))
-    test = BatchLoader(run.config.data, "test", run.config.eval_batch_size, shuffle=False)
-    logits, labels = predict(run.model, test, run.config.device)
-    predictions = tensors_to_bytes({"logits": logits, "labels": labels})
-    write_atomically(run.config.out / PREDICTIONS_NAME, predictions)
+    run.loop.load(run.store, run.best_file)
+    test = BatchLoader(config.data, "test", config.eval_batch_size, shuffle=False, part=part)
+    logits, labels = _predict(run, test)
+    if run.processes.is_first:
+        predictions = tensors_to_bytes({"logits": logits, "labels": labels})
+        write_atomically(config.out / PREDICTIONS_NAME, predictions)
     return evaluate(logits, labels)
 
 

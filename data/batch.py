@@ -5,6 +5,7 @@ Shape letters: ``B`` examples, ``F`` sparse features, ``N`` dense columns, ``V``
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-__all__ = ["Batch", "register_pipelineable"]
+__all__ = ["Batch", "KjtBatch", "register_pipelineable"]
 
 _TENSORS = ("dense", "values", "lengths", "labels", "weights", "offsets")
 
@@ -83,6 +84,14 @@ class Batch:
             length_per_key=None if per_key is None else list(per_key),
         )
 
+    def with_kjt(self, num_rows: int | None = None) -> KjtBatch:
+        """The same examples, the sparse part as an attribute, as torchrec's pipelines need it.
+
+        ``num_rows``: of the batch that this one is a part of; its own by default.
+        """
+        num_rows = self.batch_size if num_rows is None else num_rows
+        return KjtBatch(self.dense, self.kjt(), self.labels, num_rows)
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The batch on ``device``; tensors already there are shared."""
         moved = {
@@ -110,11 +119,52 @@ class Batch:
         return [(name, getattr(self, name)) for name in _TENSORS]
 
 
-def register_pipelineable() -> None:
-    """Let torchrec's train pipelines accept :class:`Batch`; call once before building a pipeline.
+@dataclass(frozen=True, slots=True, eq=False)
+class KjtBatch:
+    """A batch whose sparse part is a KeyedJaggedTensor.
 
-    The pipelines check the type; ``Batch`` does not inherit from torchrec so that this module
-    imports without it.
+    Of the logical features, or of the physical parts where :meth:`rewritten` made it.
+    """
+
+    dense: Tensor
+    """(B, N) float32."""
+    features: KeyedJaggedTensor
+    labels: Tensor
+    """(B,) float32."""
+    num_rows: int
+    """Examples of the batch over all processes: B, or more where this is a part of it."""
+
+    def rewritten(self, rewrite: Callable[[KeyedJaggedTensor], KeyedJaggedTensor]) -> KjtBatch:
+        """The batch with the ids of physical parts, which a collection takes as they are."""
+        return replace(self, features=rewrite(self.features))
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> KjtBatch:
+        """The batch on ``device``."""
+        return KjtBatch(
+            self.dense.to(device, non_blocking=non_blocking),
+            self.features.to(torch.device(device), non_blocking=non_blocking),
+            self.labels.to(device, non_blocking=non_blocking),
+            self.num_rows,
+        )
+
+    def pin_memory(self) -> KjtBatch:
+        """A copy in page-locked memory; ``RuntimeError`` (from torch) without an accelerator."""
+        return KjtBatch(
+            self.dense.pin_memory(), self.features.pin_memory(), self.labels.pin_memory(),
+            self.num_rows,
+        )  # fmt: skip
+
+    def record_stream(self, stream: torch.Stream) -> None:
+        """Tell the allocator that ``stream`` uses these tensors."""
+        for tensor in (self.dense, self.features, self.labels):
+            tensor.record_stream(stream)
+
+
+def register_pipelineable() -> None:
+    """Let torchrec's train pipelines accept batches of both types; call once before building one.
+
+    The pipelines check the type; batches do not inherit from torchrec so that this module imports
+    without it.
 
     Raises:
         ModuleNotFoundError: torchrec is not installed.
@@ -122,3 +172,4 @@ def register_pipelineable() -> None:
     from torchrec.streamable import Pipelineable
 
     Pipelineable.register(Batch)
+    Pipelineable.register(KjtBatch)

@@ -26,7 +26,7 @@ from compactrec.data.window import RowGroup, ShardReader, Window, merge
 if TYPE_CHECKING:
     from compactrec.embeddings import Feature
 
-__all__ = ["DEFAULT_WINDOW_ROWS", "BatchLoader"]
+__all__ = ["DEFAULT_WINDOW_ROWS", "BatchLoader", "part_bounds"]
 
 DEFAULT_WINDOW_ROWS = 524_288
 STATE_VERSION = 1
@@ -51,6 +51,8 @@ class BatchLoader:
             with ``prefetch``.
         prefetch: read the next window in a thread while the present one is used.
         verify: check the sha256 of every shard of the split first (reads every byte once).
+        part: ``(k, n)`` gives the ``k``-th of n parts of every batch, see :func:`part_bounds`.
+            Position and state are those of whole batches, the same for every part.
 
     Raises:
         ValueError: the folder is no data folder of this version, a shard is missing or damaged
@@ -70,7 +72,10 @@ class BatchLoader:
         window_rows: int = DEFAULT_WINDOW_ROWS,
         prefetch: bool = False,
         verify: bool = False,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
+        if not 0 <= part[0] < part[1]:
+            raise ValueError(f"loader: part must be (k, n) with 0 <= k < n, got {part}")
         for name, value in (("batch_size", batch_size), ("window_rows", window_rows)):
             if value < 1:
                 raise ValueError(f"loader: {name} must be at least 1, got {value}")
@@ -80,6 +85,7 @@ class BatchLoader:
         self.split, self.batch_size, self.drop_last = split, batch_size, drop_last
         self.shuffle, self.seed = shuffle, seed
         self.prefetch = prefetch
+        self.part = part
         selected = _select(self.manifest, keys)
         self._reader = ShardReader(Path(folder), self.manifest, split, selected, verify)
         self.keys = tuple(f.name for f in selected)
@@ -211,23 +217,31 @@ class BatchLoader:
 
     def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
         """Batches ``start``, ``start + 1``, ... of an epoch; one may span windows."""
-        parts: list[Batch] = []
-        missing = self.batch_size
         if start >= len(self):
             return
+        parts: list[Batch] = []
+        index, done = start, 0
         for window, row in self._windows(epoch, start * self.batch_size):
             num_rows = window.packed.shape[1]
-            while row < num_rows:
-                stop = min(row + missing, num_rows)
-                parts.append(window.batch(row, stop))
-                missing -= stop - row
+            while row < num_rows and index < len(self):
+                size = min(self.batch_size, self.num_rows - index * self.batch_size)
+                low, high = part_bounds(size, self.part)
+                stop = min(row + size - done, num_rows)
+                begin, end = max(low - done, 0), min(high - done, stop - row)
+                if begin < end or (size - done == stop - row and not parts):
+                    parts.append(window.batch(row + begin, row + max(begin, end)))
+                done += stop - row
                 row = stop
-                if missing == 0:
+                if done == size:
                     yield merge(parts)
-                    parts, missing = [], self.batch_size
+                    parts, index, done = [], index + 1, 0
             del window  # two windows at once only while prefetching
-        if parts and not self.drop_last:
-            yield merge(parts)
+
+
+def part_bounds(num_rows: int, part: tuple[int, int]) -> tuple[int, int]:
+    """First row and end of part ``(k, n)`` of ``num_rows``: all rows once, sizes within one."""
+    index, count = part
+    return num_rows * index // count, num_rows * (index + 1) // count
 
 
 def _select(manifest: Manifest, keys: Sequence[str] | None) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -25,13 +25,14 @@ from compactrec.embeddings.tracing import as_leaf
 
 __all__ = ["CompressedEmbeddingBagCollection", "Engine"]
 
-Engine = Literal["eager", "fused"]
+Engine = Literal["eager", "fused", "sharded"]
 
 
 class KjtRewrite(nn.Module):
     """The rewrite on torchrec's type: logical KeyedJaggedTensor -> physical one.
 
-    Keys are found by name; extra keys are ignored, and a missing one raises ``ValueError``.
+    Keys are found by name; extra keys are ignored, and a missing one raises ``ValueError``. Bags of
+    the parts themselves pass as they are: a loader has rewritten them.
     """
 
     def __init__(
@@ -57,6 +58,8 @@ class KjtRewrite(nn.Module):
                 "the batch has no weights but the collection was built with is_weighted=True; "
                 "give one weight per id, or build it without"
             )
+        if features.keys() == list(self.ids.part_keys):
+            return features  # rewritten already, in a loader
         if features.keys() != self._keys:
             features = self._by_name(features)
         if features.values().dtype != torch.int64:
@@ -89,8 +92,9 @@ class CompressedEmbeddingBagCollection(EmbeddingBagCollectionInterface):
 
     Args:
         plan: features and their method configs.
-        engine: ``eager`` (a plain EmbeddingBagCollection, dense gradients; for reference, export
-            and sharding) or ``fused`` (optimizer inside backward; one process).
+        engine: ``eager`` (a plain EmbeddingBagCollection, dense gradients; for reference and
+            export), ``fused`` (optimizer inside backward; one process) or ``sharded`` (tables that
+            are allocated by :func:`compactrec.embeddings.sharding.shard`).
         device: where to build, by default as torch does; ``meta`` only with ``eager``, and what is
             looked up there has a shape and no numbers.
         is_weighted: batches carry one weight per id. Without it, weights of a batch are not read,
@@ -128,12 +132,13 @@ class CompressedEmbeddingBagCollection(EmbeddingBagCollectionInterface):
         check_ids: bool = True,
     ) -> None:
         super().__init__()
-        if engine not in ("eager", "fused"):
-            raise ValueError(f"engine must be 'eager' or 'fused', got {engine!r}")
+        if engine not in ("eager", "fused", "sharded"):
+            raise ValueError(f"engine must be 'eager', 'fused' or 'sharded', got {engine!r}")
         if optimizer is not None and engine != "fused":
             raise ValueError(
                 f"optimizer is for engine='fused', got engine={engine!r}; train an eager "
-                f"collection with a torch.optim optimizer over its parameters()"
+                f"collection with a torch.optim optimizer over its parameters(), and give that of "
+                f"a sharded one to shard()"
             )
         if kernel != "auto" and engine != "fused":
             raise ValueError(
@@ -146,7 +151,7 @@ class CompressedEmbeddingBagCollection(EmbeddingBagCollectionInterface):
         self.engine: Engine = engine
         self._is_weighted = is_weighted
         where = torch.get_default_device() if device is None else torch.device(device)
-        seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_())
+        self.seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_())
         with where:
             lowered = plan.lower()
         streams = [stream for part in lowered for stream in part.streams]
@@ -158,8 +163,8 @@ class CompressedEmbeddingBagCollection(EmbeddingBagCollectionInterface):
         self._specs = _table_order([t for part in lowered for t in part.tables], self.rewrite.ids)
         with torch.random.fork_rng():  # what the engines draw while they build is drawn again
             self.tables = self._build_tables(self._specs, optimizer, where, kernel)
-        if where.type != "meta":
-            self._draw_tables(torch.Generator(where).manual_seed(seed))
+        if where.type != "meta" and engine != "sharded":
+            self._draw_tables(torch.Generator(where).manual_seed(self.seed))
         by_key = {o.key: o for part in lowered for o in part.outputs}
         order = [o for f in plan.features for o in by_key.values() if o.feature == f.name]
         self.combine = LogicalCombine(order)
@@ -196,6 +201,11 @@ class CompressedEmbeddingBagCollection(EmbeddingBagCollectionInterface):
         if self._mean:
             values = values * self._mean_scale(features, values)
         return KeyedTensor(keys=self._keys, length_per_key=self._dims, values=values)
+
+    @property
+    def physical_tables(self) -> tuple[Table, ...]:
+        """The physical tables, in the order in which their initial weights are drawn."""
+        return tuple(self._specs)
 
     def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
         """One config per logical vector, as a model sees it: name, width, feature."""
@@ -245,10 +255,16 @@ class CompressedEmbeddingBagCollection(EmbeddingBagCollectionInterface):
             raise ValueError("an eager collection has no optimizer state of its own to load")
 
     def set_learning_rate(self, learning_rate: float) -> None:
-        """Change the fused optimizer's learning rate."""
-        if self.engine != "fused":
+        """Change the learning rate of the optimizer inside backward."""
+        if self.engine == "fused":
+            self._fused().set_learning_rate(learning_rate)
+        elif self.engine == "sharded":
+            optimizer = cast(Any, self.tables).fused_optimizer
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate
+            optimizer.step()  # tells FBGEMM the rate; its updates are inside backward
+        else:
             raise ValueError("set_learning_rate is for engine='fused'; use your optimizer's groups")
-        self._fused().set_learning_rate(learning_rate)
 
     def catch_up(self) -> None:
         """Let rows make up for the weight decay they missed; for who reads weights in training.
@@ -326,7 +342,7 @@ class CompressedEmbeddingBagCollection(EmbeddingBagCollectionInterface):
         return EmbeddingBagCollection(
             tables=[_torchrec_config(table, ids) for table in tables],
             is_weighted=self._is_weighted,
-            device=device,
+            device=torch.device("meta") if self.engine == "sharded" else device,
         )
 
     def _mean_scale(self, features: KeyedJaggedTensor, values: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ only.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reason = explain(error)
         if debug or reason is None:
             raise
-        return _say(f"error: {reason}", 1)
+        return _say(f"error{_process(error)}: {reason}", 1) if _speaks(error) else 1
     if code == INTERRUPTED:  # Typer's own code for Ctrl-C
         return _say("stopped; the same command goes on where this one was", INTERRUPTED)
     return code if isinstance(code, int) else 0
@@ -72,6 +73,23 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, RuntimeError) and type(error).__module__.startswith("compactrec."):
         return str(error)
     return None
+
+
+def _speaks(error: Exception) -> bool:
+    """Whether this process of those that torchrun started says what went wrong.
+
+    Of a group only the one that failed first does. Before there is a group, as with a wrong option,
+    one of each machine does.
+    """
+    if type(error).__name__ == "AnotherFailed":
+        return False
+    return bool(_process(error)) or os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def _process(error: Exception) -> str:
+    """`` in process 1 of 2``, where an error knows it."""
+    notes: list[str] = getattr(error, "__notes__", [])
+    return f" in {notes[0]}" if notes else ""
 
 
 _INSTALL = "in the checkout, with a GPU \"pip install '.[gpu]'\", without one 'make setup'"

@@ -5,6 +5,7 @@ Everything heavy is imported inside a command, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -192,7 +193,8 @@ def train(
     base = options.train_config(data, out, seed, start)
     quiet_torch()
     result = run(train_config_for(base, plan, method, budget))
-    _console().print(result_table(result, out))
+    if os.environ.get("RANK", "0") == "0":  # torchrun's other processes have the same result
+        _console().print(result_table(result, out))
 
 
 @app.command()

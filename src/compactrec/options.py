@@ -74,6 +74,13 @@ class TrainOptions:
             help="dense_coupled, dense_decoupled or touched_rows. [touched_rows]", metavar="NAME"
         ),
     ] = None
+    engine: Annotated[
+        str | None,
+        Option(help="fused, eager, or sharded over torchrun's processes. [fused]", metavar="NAME"),
+    ] = None
+    pipeline: Annotated[
+        bool | None, Option("--pipeline", help="Engine sharded: exchange ids ahead.")
+    ] = None
     device: Annotated[str | None, Option(help="Torch device. [cpu]")] = None
     dense_dtype: Annotated[
         str | None,

@@ -43,6 +43,7 @@ def test_resolved_leaves_out_places_and_cosmetics_alone() -> None:
     assert left_out == {
         "data", "out", "plan", "start", "quiet", "keep_model",
         "checkpoint_every_seconds", "checkpoint_every_steps",
+        "sharding", "pipeline", "rewrite_in_loader",
     }  # fmt: skip
     assert "dense_dtype" not in config().resolved()  # as in results from before there was one
 

@@ -1,26 +1,23 @@
 """What each process of the routed sharding test runs. A file of its own, for spawned processes."""
 
-import os
-from typing import Any
-
 import torch
 import torch.distributed as dist
-from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from torch import Tensor, nn
-from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.model_parallel import DistributedModelParallel
-from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
-from torchrec.distributed.types import ModuleSharder, ShardingEnv, ShardingType
-from torchrec.optim.optimizers import in_backward_optimizer_filter
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from compactrec.benchmarks.model import build_model
-from compactrec.embeddings import RoutedPlan
+from compactrec.embeddings import FusedOptimizer, RoutedPlan, dense_parameters
+from compactrec.embeddings.sharding import shard
+from compactrec.embeddings.sharding_config import Sharding, TableSharding
 from compactrec.models.routed import RoutedModel
-from tests.contract.sharded_worker import LEARNING_RATE, STEPS, _check_apart
+from tests.contract.sharded_worker import check_apart, join
 from tests.models.test_routed import NUM_DENSE, config_of
 
-__all__ = ["run_worker"]
+LEARNING_RATE = 0.1
+STEPS = 4
+
+__all__ = ["STEPS", "run_worker"]
 
 Rows = tuple[Tensor, KeyedJaggedTensor]
 
@@ -29,9 +26,7 @@ def run_worker(
     rank: int, world_size: int, port: int, plans: dict[str, RoutedPlan], batches: list[list[Rows]]
 ) -> None:
     """Train every plan on ``world_size`` gloo processes; raise where it differs from one."""
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=world_size)
+    join(rank, world_size, port)
     try:
         for name, plan in plans.items():
             for step, difference in enumerate(differences(plan, batches, rank, world_size)):
@@ -61,13 +56,10 @@ def differences(
     for step in batches:  # an expert that one process skips would leave the others waiting for it
         for _, bags in step:
             assert alone.clusters(bags).unique().numel() == plan.num_clusters
-    sharded = _sharded(routed(plan), world_size)
-    sharded.load_state_dict(alone.state_dict())
+    sharded = _sharded(routed(plan))
     _check_sharded(sharded.module, plan)
-    _check_apart(sharded, alone)
-    dense = dict(in_backward_optimizer_filter(sharded.named_parameters()))
-    ours = [p for p in dense.values() if p.requires_grad]
-    optimizer = torch.optim.SGD(ours, lr=LEARNING_RATE)
+    check_apart(sharded, alone)
+    optimizer = torch.optim.SGD(dense_parameters(sharded), lr=LEARNING_RATE)
     theirs = [p for p in alone.parameters() if p.requires_grad]
     alone_optimizer = torch.optim.SGD(theirs, lr=LEARNING_RATE)
 
@@ -82,8 +74,8 @@ def differences(
         alone_optimizer.zero_grad()
         (sharded(*step[rank]) - 1.0).square().mean().backward()
         # The global loss is the mean over ranks, as DistributedDataParallel averages it.
-        for shard in step:
-            ((alone(*shard) - 1.0).square().mean() / world_size).backward()
+        for part in step:
+            ((alone(*part) - 1.0).square().mean() / world_size).backward()
         optimizer.step()
         alone_optimizer.step()
     found.append(difference())
@@ -105,25 +97,15 @@ def _check_sharded(model: nn.Module, plan: RoutedPlan) -> None:
             raise AssertionError(f"the tables of {place} are a {kind}")
 
 
-def _sharded(model: RoutedModel, world_size: int) -> DistributedModelParallel:
-    sharders: list[ModuleSharder[Any]] = [
-        EmbeddingBagCollectionSharder(
-            fused_params={"optimizer": EmbOptimType.EXACT_SGD, "learning_rate": LEARNING_RATE}
-        )
-    ]
-    kinds = (ShardingType.TABLE_WISE.value, ShardingType.DATA_PARALLEL.value)
+def _sharded(model: RoutedModel) -> DistributedModelParallel:
+    """Every other table on one rank, the others replicated."""
     names = sorted({n.split(".")[-2] for n, _ in model.named_parameters() if "embedding_bags" in n})
-    planner = EmbeddingShardingPlanner(
-        topology=Topology(world_size, "cpu"),
-        constraints={
-            name: ParameterConstraints(sharding_types=[kinds[i % 2]])
-            for i, name in enumerate(names)
-        },
-    )
-    return DistributedModelParallel(
+    kinds = ("table_wise", "data_parallel")
+    tables = {
+        name: TableSharding.model_validate({"kind": kinds[i % 2]}) for i, name in enumerate(names)
+    }
+    return shard(
         model,
-        env=ShardingEnv.from_process_group(dist.group.WORLD),
-        device=torch.device("cpu"),
-        plan=planner.collective_plan(model, sharders, dist.group.WORLD),
-        sharders=sharders,
+        Sharding(tables=tables),
+        optimizer=FusedOptimizer(name="sgd", learning_rate=LEARNING_RATE),
     )

@@ -7,8 +7,7 @@ a sharded table waits for all processes.
 import pytest
 import torch.multiprocessing as mp
 
-from tests.contract.routed_sharded_worker import run_worker
-from tests.contract.sharded_worker import STEPS
+from tests.contract.routed_sharded_worker import STEPS, run_worker
 from tests.contract.test_sharded import free_port
 from tests.models.test_routed import inputs
 from tests.models.test_routed_whole import plan_of

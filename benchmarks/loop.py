@@ -1,0 +1,135 @@
+"""What differs between training in one process and in several: one step, and whole predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from compactrec.benchmarks.config import TrainConfig
+from compactrec.benchmarks.optimizers import Optimizers
+from compactrec.benchmarks.penalty import EmbeddingPenalty
+from compactrec.benchmarks.processes import Processes
+from compactrec.data.loader import BatchLoader
+from compactrec.embeddings import CompressedEmbeddingBagCollection
+from compactrec.embeddings.checkpoint_index import TensorSet
+from compactrec.embeddings.checkpointing import CheckpointFolder
+
+__all__ = ["Done", "Loop", "OneProcess", "make_loop", "predict"]
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Done:
+    """One step that was made."""
+
+    loss: float
+    """Mean over the examples of all processes, before it."""
+    num_rows: int
+    """Examples of all processes."""
+
+
+class Loop(Protocol):
+    """How a model is trained on the batches of a loader."""
+
+    optimizers: Optimizers
+
+    def steps(self, loader: BatchLoader, step: int) -> Iterator[Done]:
+        """Train on what is left of the loader's epoch, one batch each; ``step`` are done before."""
+
+    def pause(self) -> None:
+        """Called before anything but a step uses the model."""
+
+    def position(self, loader: BatchLoader) -> dict[str, Any]:
+        """The loader's state after the batches that were trained on."""
+
+    def load(self, folder: CheckpointFolder, weights: TensorSet) -> None:
+        """Read weights into the model; every process must call it."""
+
+
+class OneProcess:
+    """The plain loop.
+
+    Args:
+        model: ``(dense, features) -> logits``.
+        optimizers: of all that backward leaves.
+        penalty: added to the loss.
+        device: of the model.
+    """
+
+    def __init__(
+        self, model: nn.Module, optimizers: Optimizers, penalty: EmbeddingPenalty, device: str
+    ) -> None:
+        self.optimizers = optimizers
+        self._model, self._penalty, self._device = model, penalty, device
+
+    def steps(self, loader: BatchLoader, step: int) -> Iterator[Done]:
+        """Train on what is left of the loader's epoch, one batch each; ``step`` are done before."""
+        optimizers = self.optimizers
+        for number, batch in enumerate(loader, step + 1):
+            if self._device != "cpu":
+                batch = batch.to(self._device, non_blocking=True)
+            optimizers.set_rates(number)
+            logits = self._model(batch.dense, batch.kjt())
+            loss = binary_cross_entropy_with_logits(logits, batch.labels)
+            optimizers.zero_grad()
+            (loss + self._penalty.take()).backward()
+            optimizers.step()
+            yield Done(loss.item(), batch.batch_size)
+
+    def pause(self) -> None:
+        """Nothing to do."""
+
+    def position(self, loader: BatchLoader) -> dict[str, Any]:
+        """That of the loader."""
+        return loader.state_dict()
+
+    def load(self, folder: CheckpointFolder, weights: TensorSet) -> None:
+        """Read weights into the model."""
+        self._model.load_state_dict(folder.read(weights))
+
+
+def make_loop(
+    model: nn.Module,
+    embeddings: Sequence[CompressedEmbeddingBagCollection],
+    config: TrainConfig,
+    processes: Processes,
+) -> Loop:
+    """The loop of ``config.engine`` over ``model``, which is sharded in place where it says so."""
+    if config.engine == "sharded":
+        from compactrec.benchmarks.sharded_loop import ShardedLoop
+
+        return ShardedLoop(model, embeddings, config, processes)
+    penalty = EmbeddingPenalty(embeddings, config.embedding_decay)
+    return OneProcess(model, Optimizers(model, embeddings, config), penalty, config.device)
+
+
+def predict(
+    model: nn.Module, loader: BatchLoader, device: str, processes: Processes | None = None
+) -> tuple[Floats, Floats]:
+    """Logits and labels of a whole split, ``(N,)`` float32 each, in the order of the loader.
+
+    Every process has its part of the loader's batches, and gets all rows.
+    """
+    logits, labels = [], []
+    model.eval()
+    with torch.no_grad():
+        for batch in loader:
+            labels.append(batch.labels)
+            batch = batch.to(device, non_blocking=True)
+            logits.append(model(batch.dense, batch.kjt()).cpu())
+    model.train()
+    whole = [
+        min(loader.batch_size, loader.num_rows - first)
+        for first in range(0, loader.num_rows, loader.batch_size)
+    ]
+    processes = processes or Processes()
+    found = [processes.gather_rows(pieces, whole).numpy() for pieces in (logits, labels)]
+    return found[0], found[1]

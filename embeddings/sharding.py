@@ -1,0 +1,233 @@
+"""Shard a model's tables over processes; what is left of it is replicated.
+
+torchrec's DistributedModelParallel takes the ``tables`` of every CompressedEmbeddingBagCollection
+inside a model: plain EmbeddingBagCollections, so nothing of it is subclassed or patched. Rewrite
+and combine are as they were. Sharded tables are updated inside the backward pass; what torchrec
+replicates and all dense weights get the mean gradient over ranks and are for an optimizer over
+:func:`compactrec.embeddings.dense_parameters`. So the loss of a rank is the mean over its own
+examples, and equal batches on n ranks are one batch n times as large on one.
+
+Initial weights are those of the other engines: every rank draws table after table and keeps its
+shards. Memory while that is done: its shards and the largest table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed._shard.sharded_tensor.api import ShardedTensor
+from torch.distributed.optim.apply_optimizer_in_backward import _apply_optimizer_in_backward
+from torchrec.distributed.comm import get_local_size
+from torchrec.distributed.embeddingbag import (
+    EmbeddingBagCollectionSharder,
+    ShardedEmbeddingBagCollection,
+)
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.types import (
+    EmbeddingModuleShardingPlan,
+    ModuleSharder,
+    ShardingEnv,
+    ShardingPlan,
+    ShardingType,
+)
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
+
+from compactrec.embeddings.collection import CompressedEmbeddingBagCollection
+from compactrec.embeddings.fused_optimizer import FusedOptimizer
+from compactrec.embeddings.sharding_config import Sharding
+from compactrec.embeddings.sharding_plan import Ranks, check_patterns, plan_tables, quiet_torchrec
+
+__all__ = ["check_optimizer", "gather_state", "shard"]
+
+
+def check_optimizer(optimizer: FusedOptimizer) -> None:
+    """Raise ``ValueError`` on what a sharded table cannot do."""
+    if optimizer.weight_decay:
+        raise ValueError(
+            f"a sharded table has no weight decay, got {optimizer.weight_decay:g}: FBGEMM's CPU "
+            f"operators ignore it; set it to 0, or train with engine 'fused' on one process"
+        )
+
+
+def shard(
+    model: nn.Module,
+    sharding: Sharding | None = None,
+    *,
+    optimizer: FusedOptimizer | None = None,
+    device: torch.device | str = "cpu",
+) -> DistributedModelParallel:
+    """Shard ``model`` in place over the processes of the default group; call what is returned.
+
+    Args:
+        model: holds CompressedEmbeddingBagCollections of engine ``sharded``, whose tables are not
+            allocated yet, or ``eager``, whose weights are kept (those of rank 0's plan: they must
+            be equal on all ranks). Its other weights are made equal to rank 0's.
+        sharding: which table goes where; None leaves it to torchrec's planner.
+        optimizer: of the tables, inside backward; row-wise Adagrad by default.
+        device: of this process.
+
+    Raises:
+        ValueError: there is no process group, no table, a table of engine ``fused``, or a sharding
+            that the backend or the optimizer does not allow; and where ranks made unlike plans.
+
+    Example::
+
+        dist.init_process_group("gloo")  # torchrun sets the environment
+        collection = CompressedEmbeddingBagCollection(plan, engine="sharded")
+        model = shard(DLRM(collection, num_dense=13), optimizer=FusedOptimizer(name="sgd"))
+        dense = torch.optim.Adam(dense_parameters(model))
+    """
+    sharding, optimizer = sharding or Sharding(), optimizer or FusedOptimizer()
+    check_optimizer(optimizer)
+    if not dist.is_initialized():
+        raise ValueError(
+            "there is no process group to shard over; start with torchrun and call "
+            "torch.distributed.init_process_group first"
+        )
+    device = torch.device(device)
+    world = dist.get_world_size()
+    ranks = Ranks(world, get_local_size(world) if world > 1 else 1, device.type)
+    collections = _collections(model)
+    check_patterns(sharding, [t.name for c in collections.values() for t in c.physical_tables])
+    plans: dict[str, EmbeddingModuleShardingPlan] = {}
+    weights: dict[str, dict[str, Tensor]] = {}
+    for path, collection in collections.items():
+        tables = cast(EmbeddingBagCollection, collection.tables)
+        plans[path] = plan_tables(tables, sharding, ranks, optimizer.name)
+        _fuse(tables, plans[path], optimizer)
+        if collection.engine == "eager":
+            weights[path] = {k: v.detach().clone() for k, v in tables.state_dict().items()}
+    _check_equal(plans)
+    sharders: list[ModuleSharder[Any]] = [EmbeddingBagCollectionSharder()]
+    with quiet_torchrec():
+        sharded = DistributedModelParallel(
+            model,
+            env=ShardingEnv.from_process_group(cast(dist.ProcessGroup, dist.group.WORLD)),
+            device=device,
+            plan=ShardingPlan({f"{path}.tables": plan for path, plan in plans.items()}),
+            sharders=sharders,
+        )
+    for path, collection in collections.items():
+        if path in weights:
+            collection.tables.load_state_dict(weights[path])
+        else:
+            _draw(collection)
+    return sharded
+
+
+def gather_state(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict with whole tables on rank 0; other ranks get it without the sharded ones.
+
+    Every rank must call it. Keys and shapes are those of the other engines; so what rank 0 gets
+    loads into a model that is not sharded.
+    """
+    state: dict[str, Tensor] = {}
+    for name, value in model.state_dict().items():
+        if isinstance(value, ShardedTensor):
+            whole = torch.empty(value.size()) if dist.get_rank() == 0 else None
+            value.gather(0, whole)
+            if whole is not None:
+                state[name] = whole
+        else:
+            state[name] = value
+    return state
+
+
+def _collections(model: nn.Module) -> dict[str, CompressedEmbeddingBagCollection]:
+    found: dict[str, CompressedEmbeddingBagCollection] = {}
+    for path, module in model.named_modules():
+        if not isinstance(module, CompressedEmbeddingBagCollection):
+            continue
+        if isinstance(module.tables, ShardedEmbeddingBagCollection):
+            raise ValueError(f"the tables of {path or 'the model'!r} are sharded already")
+        if module.engine not in ("sharded", "eager"):
+            raise ValueError(
+                f"the tables of {path!r} are of engine {module.engine!r}, which lives in one "
+                f"process; build the collection with engine='sharded'"
+            )
+        if not path:
+            raise ValueError(
+                "a collection alone cannot be sharded; put it into a module and shard that one"
+            )
+        if module.physical_tables:
+            found[path] = module
+    if not found:
+        raise ValueError(
+            "the model has no CompressedEmbeddingBagCollection with tables, so there is nothing "
+            "to shard; see compactrec.embeddings.CompressedEmbeddingBagCollection"
+        )
+    return found
+
+
+def _fuse(
+    tables: EmbeddingBagCollection, plan: EmbeddingModuleShardingPlan, optimizer: FusedOptimizer
+) -> None:
+    """Attach the optimizer to every table that is not replicated, and no initialiser to any."""
+    kinds: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
+        "sgd": (torch.optim.SGD, {}),
+        "adagrad": (torch.optim.Adagrad, {"eps": optimizer.eps}),
+        "rowwise_adagrad": (RowWiseAdagrad, {"eps": optimizer.eps}),
+    }
+    kind, options = kinds[optimizer.name]
+    for config in tables.embedding_bag_configs():
+        config.init_fn = _leave  # the weights are written afterwards
+    for name, chosen in plan.items():
+        if chosen.sharding_type != ShardingType.DATA_PARALLEL.value:
+            weight = cast(nn.Parameter, tables.embedding_bags[name].weight)
+            # A dict of its own: torchrec writes into it.
+            _apply_optimizer_in_backward(kind, [weight], {"lr": optimizer.learning_rate, **options})
+
+
+def _leave(weight: Tensor) -> Tensor:
+    return weight
+
+
+def _check_equal(plans: Mapping[str, EmbeddingModuleShardingPlan]) -> None:
+    """Raise unless all ranks have made the same plan."""
+    digest = hashlib.sha256(repr([(k, sorted(v.items())) for k, v in plans.items()]).encode())
+    mine = torch.tensor(list(digest.digest()), dtype=torch.uint8)
+    first = mine.clone()
+    if dist.get_backend() == "nccl":
+        first = first.cuda()
+    dist.broadcast(first, 0)
+    if not torch.equal(first.cpu(), mine):
+        raise ValueError(
+            f"rank {dist.get_rank()} has another sharding plan than rank 0; start every process "
+            f"with the same model, plan file and settings"
+        )
+
+
+@torch.no_grad()
+def _draw(collection: CompressedEmbeddingBagCollection) -> None:
+    """The initial weights of the other engines, each rank its part of them."""
+    tables = cast(ShardedEmbeddingBagCollection, collection.tables)
+    local = tables.state_dict()
+    generator = torch.Generator().manual_seed(collection.seed)
+    for table in collection.physical_tables:
+        whole = _scratch(table.num_rows, table.dim)
+        table.init_fn(whole, generator)
+        _keep_part(local[f"embedding_bags.{table.name}.weight"], whole)
+
+
+def _keep_part(target: Tensor | ShardedTensor, whole: Tensor) -> None:
+    """Copy what is this rank's of a whole tensor."""
+    if not isinstance(target, ShardedTensor):
+        target.copy_(whole)
+        return
+    for part in target.local_shards():
+        row, column = part.metadata.shard_offsets
+        rows, columns = part.metadata.shard_sizes
+        part.tensor.copy_(whole[row : row + rows, column : column + columns])
+
+
+def _scratch(num_rows: int, dim: int) -> Tensor:
+    """Memory that goes back to the system with the tensor, whatever the C library does."""
+    buffer = mmap.mmap(-1, 4 * num_rows * dim)
+    return torch.frombuffer(buffer, dtype=torch.float32).view(num_rows, dim)

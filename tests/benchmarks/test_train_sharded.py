@@ -1,0 +1,162 @@
+"""The training script on two processes gives what it gives on one; errors end all, in one voice."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
+
+from compactrec.benchmarks.config import TrainConfig
+from compactrec.benchmarks.result import MODEL_NAME, PREDICTIONS_NAME, Result
+from compactrec.benchmarks.train import train
+from tests.benchmarks.folder import write_folder
+from tests.contract.test_sharded import free_port
+
+# Adam divides rounding by rounding where a gradient is nearly 0: SGD and a large eps compare.
+SETTINGS: dict[str, Any] = {
+    "method": "uniform", "budget_bytes": 3_000, "threshold": 10, 
+    "model_options": {"bottom": (16,), "top": (16, 1)},
+    "batch_size": 128, "eval_batch_size": 500, "epochs": 2, "evals_per_epoch": 2, "quiet": True,
+    "dense_optimizer": "sgd", "dense_learning_rate": 0.05, "table_eps": 1e-3,
+    "embedding_decay": 1e-3, "num_threads": 1,
+}  # fmt: skip
+TOML = """
+batch_size = 128
+eval_batch_size = 500
+epochs = 2
+evals_per_epoch = 2
+model_options = {bottom = [16], top = [16, 1]}
+threshold = 10
+dense_optimizer = "sgd"
+dense_learning_rate = 0.05
+table_eps = 1e-3
+embedding_decay = 1e-3
+num_threads = 1
+pipeline = true
+[sharding.tables]
+"t_C1__.*" = "row_wise"
+"t_C2__.*" = "data_parallel"
+"t_C3__.*" = "table_wise"
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("data"))
+
+
+def config_of(folder: Path, out: Path, **changes: Any) -> TrainConfig:
+    return TrainConfig.model_validate({**SETTINGS, "data": folder, "out": out, **changes})
+
+
+def torchrun(
+    folder: Path, out: Path, toml: str, *words: str, size: int = 2
+) -> "subprocess.CompletedProcess[str]":
+    config = out.with_suffix(".toml")
+    config.write_text(toml)
+    launch = [
+        sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--nproc-per-node",
+        str(size), "--master-port", str(free_port()), "-m", "compactrec", "train",
+    ]  # fmt: skip
+    given = ["--data", folder, "--out", out, "--config", config, "--engine", "sharded", *words]
+    return subprocess.run(
+        [*launch, *map(str, given)], capture_output=True, text=True, timeout=240,
+        env=os.environ | {"PYTHONPATH": "src"},
+    )  # fmt: skip
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Losses, metrics, predictions and selected weights are equal to rounding."""
+    first, second = Result.load(one), Result.load(other)
+    assert first.best_step == second.best_step
+    assert first.num_steps == second.num_steps
+    for ours, theirs in zip(first.history, second.history, strict=True):
+        assert ours.train_loss == pytest.approx(theirs.train_loss, abs=1e-5)
+        assert ours.validation.logloss == pytest.approx(theirs.validation.logloss, abs=1e-5)
+    for name in (MODEL_NAME, PREDICTIONS_NAME):
+        expected = load_file(one / name)
+        found = load_file(other / name)
+        assert found.keys() == expected.keys()
+        for key, tensor in found.items():
+            torch.testing.assert_close(tensor, expected[key], rtol=1e-4, atol=1e-5, msg=key)
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+def test_two_processes_train_what_one_does(folder: Path, tmp_path: Path) -> None:
+    train(config_of(folder, tmp_path / "one"))
+    done = torchrun(
+        folder,
+        tmp_path / "two",
+        TOML,
+        "--method",
+        "uniform",
+        "--budget",
+        "0.003MB",
+        "--threads",
+        "1",
+    )
+    assert done.returncode == 0, done.stderr
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+    assert done.stdout.count("serving bytes") == 1  # one process shows the result
+
+
+@pytest.mark.filterwarnings("ignore:Please use DTensor instead:FutureWarning")
+def test_one_process_without_torchrun(folder: Path, tmp_path: Path) -> None:
+    train(config_of(folder, tmp_path / "one"))
+    train(config_of(folder, tmp_path / "two", engine="sharded", rewrite_in_loader=True))
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+    assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+def test_an_error_of_all_processes_is_said_once(folder: Path, tmp_path: Path) -> None:
+    toml = TOML.replace("t_C1__.*", "t_no")
+    done = torchrun(folder, tmp_path / "run", toml, "--method", "full")
+    assert done.returncode != 0
+    text = "sharding: ['t_no'] match no table"
+    assert done.stderr.count(text) == 1, done.stderr
+    assert "Traceback" not in done.stderr.split("ChildFailedError")[0].split(text)[0]
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"table_decay": 0.1}, "engine 'sharded' has no weight decay of tables, got 0.1"),
+        ({"table_optimizer": "adam"}, "engine 'sharded' has no 'adam'"),
+        ({"pipeline": True, "rewrite_in_loader": True}, "leave one of them out"),
+        ({"engine": "fused", "pipeline": True}, "pipeline is for engine 'sharded'"),
+        ({"sharding": {"tables": {"(": "row_wise"}}}, "'\\(' is not a regular expression"),
+        ({"sharding": {"default": {"kind": "row_wise", "place": 1}}}, "kind is 'row_wise'"),
+        (
+            {"sharding": {"default": {"kind": "table_wise", "cache_load_factor": 0.5}}},
+            "cache_load_factor 0.5 is for kernel 'fused_uvm_caching'",
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together(
+    folder: Path, tmp_path: Path, changes: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(ValidationError, match=text):
+        config_of(folder, tmp_path / "run", **{"engine": "sharded", **changes})
+
+
+def test_torchrun_needs_the_sharded_engine(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="torchrun started 2 processes, but engine 'fused' is for"):
+        train(config_of(folder, tmp_path / "run"))
+
+
+def test_where_things_are_does_not_name_a_run(folder: Path, tmp_path: Path) -> None:
+    plain = config_of(folder, tmp_path, engine="sharded").resolved()
+    other = config_of(folder, tmp_path, engine="sharded", pipeline=True).resolved()
+    assert plain == other
