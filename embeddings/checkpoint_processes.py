@@ -16,20 +16,22 @@ class Processes:
     """Several processes, or one.
 
     Args:
-        group: all of them call everything here; None: the default group, or this process alone
-            where there is none.
+        group: its processes, over it: a gloo group that nothing else goes over meanwhile. None: all
+            processes, which then all make this object, over a group of its own; or this process
+            alone where there are no others.
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
         self.rank, self.size = 0, 1
         self.group: dist.ProcessGroup | None = None
+        self._own = False
         if not dist.is_available() or not dist.is_initialized():
             return
-        ranks = dist.get_process_group_ranks(group or dist.group.WORLD)
-        if len(ranks) > 1:
-            # One of its own: a checkpoint may be written while the others' messages go on.
-            self.group = dist.new_group(ranks, backend="gloo", use_local_synchronization=True)
-            self.rank, self.size = ranks.index(dist.get_rank()), len(ranks)
+        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
+        if self.size > 1:
+            # One of its own: a checkpoint may be written while training's messages go on.
+            self._own = group is None
+            self.group = dist.new_group(backend="gloo") if group is None else group
 
     def gather(self, value: Any) -> list[Any]:
         """Everybody's value, by rank."""
@@ -54,7 +56,7 @@ class Processes:
                 raise CheckpointError(error_text)
 
     def close(self) -> None:
-        """Give the group back."""
-        if self.group is not None:
+        """Give its own group back."""
+        if self.group is not None and self._own:
             dist.destroy_process_group(self.group)
-            self.group = None
+        self.group = None

@@ -62,7 +62,8 @@ class CheckpointFolder:
         path: made when the first file is written; the same folder for all processes.
         identity: what must be equal for a checkpoint to be usable: JSON values by name (plan,
             config, data, versions). A difference is refused by its name.
-        group: the processes; None for all, or this one alone where there are no others.
+        group: a gloo group of the processes; None for all of them, over a group of its own, or for
+            this one alone where there are no others. Asynchronous saves want None.
 
     Raises:
         CheckpointError: from every method, where something is damaged, of another run, or cannot be
