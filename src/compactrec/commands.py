@@ -143,6 +143,12 @@ def plan(
     picture: Annotated[
         Path | None, Option(help="PNG to draw: width and bytes by feature and frequency.")
     ] = None,
+    ranks: Annotated[
+        int | None, Option(min=1, help="Bytes and time of each of so many processes.")
+    ] = None,
+    rank_memory: Annotated[
+        str | None, Option(help="Memory of each: 16GB. More is an error that says why.")
+    ] = None,
 ) -> None:
     """What every feature gets within a budget."""
     from compactrec.benchmarks.choices import plan_for
@@ -161,6 +167,11 @@ def plan(
 
         counts = counts_of(made.features, Manifest.load(data).counts(data))
         draw_plan(plan_figures(made, counts), picture, title=f"{method} at {budget}")
+    if ranks is not None:
+        from compactrec.benchmarks.rank_table import rank_costs, rank_table
+
+        costs = rank_costs(made, base, ranks, rank_memory)
+        _console().print(rank_table(costs, base.batch_size))
     if made.methods == {"full"}:
         _console().print("The budget holds the full tables: nothing is compressed.")
 

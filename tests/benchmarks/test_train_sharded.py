@@ -15,11 +15,12 @@ from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.result import MODEL_NAME, PREDICTIONS_NAME, Result
 from compactrec.benchmarks.train import train
 from tests.benchmarks.folder import write_folder
+from tests.cases import SOME
 from tests.contract.test_sharded import free_port
 
 # Adam divides rounding by rounding where a gradient is nearly 0: SGD and a large eps compare.
 SETTINGS: dict[str, Any] = {
-    "method": "uniform", "budget_bytes": 3_000, "threshold": 10, 
+    "method": SOME, "budget_bytes": 3_000, "threshold": 10, 
     "model_options": {"bottom": (16,), "top": (16, 1)},
     "batch_size": 128, "eval_batch_size": 500, "epochs": 2, "evals_per_epoch": 2, "quiet": True,
     "dense_optimizer": "sgd", "dense_learning_rate": 0.05, "table_eps": 1e-3,

@@ -1,0 +1,120 @@
+"""What a sharding costs each rank, on paper: bytes and time of a step. Nothing is allocated.
+
+Bytes are those of weights, of the optimizer's state and, of replicated tables, of gradients.
+
+Time of a step of ``B`` examples on n ranks, at full bags, for a shard of ``d`` columns that holds a
+share ``s`` of the rows: ``B s`` rows for each part are read, read again and written, ``12 B s d``
+bytes at the rate of memory; ids (8 bytes) come from the other ranks, vectors go back and gradients
+return, ``(8 s + 8 d) B (n - 1) / n`` bytes at the rate of the network. A replicated table is
+written whole and its gradient summed over ranks. The dense part is not in it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from compactrec.embeddings.collection import CompressedEmbeddingBagCollection
+from compactrec.embeddings.plan import AnyPlan
+from compactrec.embeddings.sharding_config import Sharding
+from compactrec.embeddings.sharding_plan import (
+    Ranks,
+    check_patterns,
+    plan_tables,
+    shards_of,
+    state_bytes,
+)
+
+__all__ = ["RankCost", "check_fits", "estimate"]
+
+
+@dataclass
+class RankCost:
+    """One rank's share."""
+
+    rank: int
+    weight_bytes: int = 0
+    optimizer_bytes: int = 0
+    gradient_bytes: int = 0
+    seconds: float = 0.0
+    num_shards: int = 0
+    largest: str = ""
+    """The table that takes most of it."""
+    largest_bytes: int = 0
+
+    @property
+    def num_bytes(self) -> int:
+        """All of it."""
+        return self.weight_bytes + self.optimizer_bytes + self.gradient_bytes
+
+
+def estimate(
+    plan: AnyPlan, sharding: Sharding, ranks: Ranks, optimizer: str, batch_size: int
+) -> list[RankCost]:
+    """The cost of every rank, for a batch of all ranks together."""
+    costs = [RankCost(rank) for rank in range(ranks.num)]
+    collections = [
+        CompressedEmbeddingBagCollection(part, device=torch.device("meta")) for part in plan.plans
+    ]
+    check_patterns(sharding, [t.name for c in collections for t in c.physical_tables])
+    for collection in collections:
+        if collection.physical_tables:
+            _add(costs, collection, sharding, ranks, optimizer, batch_size)
+    return costs
+
+
+def check_fits(costs: list[RankCost], rank_memory_bytes: int | None) -> None:
+    """Raise ``ValueError``, with what is too large and the way out, where a rank has too little."""
+    worst = max(costs, key=lambda cost: cost.num_bytes)
+    if rank_memory_bytes is None or worst.num_bytes <= rank_memory_bytes:
+        return
+    total = sum(cost.num_bytes for cost in costs)
+    way = f"{-(-total // rank_memory_bytes)} ranks or more could hold all of it"
+    if worst.largest_bytes > rank_memory_bytes:
+        way = "that table alone is too large: shard it row_wise over more ranks"
+    raise ValueError(
+        f"rank {worst.rank} needs {worst.num_bytes:,} bytes and has {rank_memory_bytes:,}; its "
+        f"largest part is {worst.largest_bytes:,} bytes of table {worst.largest!r}; {way}, or take "
+        f"a smaller budget"
+    )
+
+
+def _add(
+    costs: list[RankCost],
+    collection: CompressedEmbeddingBagCollection,
+    sharding: Sharding,
+    ranks: Ranks,
+    optimizer: str,
+    batch_size: int,
+) -> None:
+    tables = collection.tables
+    plan = plan_tables(tables, sharding, ranks, optimizer)
+    bags = {feature.name: feature.max_bag for feature in collection.plan.features}
+    ids: dict[str, int] = {}
+    streams = collection.rewrite.ids.streams
+    for stream in streams:
+        for table in stream.tables:
+            ids[table] = ids.get(table, 0) + bags[stream.feature] * batch_size
+    memory, network = sharding.memory_gb_per_second * 1e9, sharding.network_gb_per_second * 1e9
+    others = (ranks.num - 1) / ranks.num
+    for config in tables.embedding_bag_configs():  # type: ignore[operator]  # an EBC
+        chosen = plan[config.name]
+        replicated = chosen.sharding_type == "data_parallel"
+        for rank, rows, dim in shards_of(config, chosen, ranks):
+            cost, weights = costs[rank], 4 * rows * dim
+            state = state_bytes(rows, dim, optimizer)
+            share = rows / config.num_embeddings
+            cost.weight_bytes += weights
+            cost.optimizer_bytes += state
+            cost.gradient_bytes += weights * replicated
+            cost.num_shards += 1
+            looked_up = ids[config.name] * share / (ranks.num if replicated else 1)
+            cost.seconds += 12 * looked_up * dim / memory
+            if replicated:
+                cost.seconds += 3 * weights / memory + 2 * weights * others / network
+            else:
+                bags_out = batch_size * len(config.feature_names)
+                cost.seconds += (8 * looked_up + 8 * dim * bags_out) * others / network
+            if weights + state > cost.largest_bytes:
+                cost.largest, cost.largest_bytes = config.name, weights + state

@@ -1,0 +1,78 @@
+"""Plans and estimates of shardings, without processes: bytes add up, and what cannot be is said."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from compactrec.embeddings import CompressedEmbeddingBagCollection, Feature, full_plan, size
+from compactrec.embeddings.sharding_config import Sharding
+from compactrec.embeddings.sharding_estimate import check_fits, estimate
+from compactrec.embeddings.sharding_plan import Ranks, plan_tables, shards_of
+
+PLAN = full_plan(
+    (
+        Feature(name="a", num_ids=1000, dim=16, max_bag=3),
+        Feature(name="b", num_ids=501, dim=16),
+        Feature(name="c", num_ids=3, dim=8),
+    )
+)
+
+
+def tables() -> Any:
+    return CompressedEmbeddingBagCollection(PLAN, device=torch.device("meta")).tables
+
+
+@pytest.mark.parametrize("kind", ["table_wise", "row_wise", "column_wise", "table_row_wise"])
+@pytest.mark.parametrize("num", [1, 2, 4])
+def test_shards_hold_every_weight_once(kind: str, num: int) -> None:
+    ranks = Ranks(num)
+    made = plan_tables(tables(), Sharding.model_validate({"default": kind}), ranks, "sgd")
+    for config in tables().embedding_bag_configs():
+        shards = shards_of(config, made[config.name], ranks)
+        held = sum(rows * dim for _, rows, dim in shards)
+        assert held == config.num_embeddings * config.embedding_dim
+        assert all(dim % 4 == 0 and rank < num for rank, _, dim in shards)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "rowwise_adagrad"])
+def test_bytes_of_all_ranks_are_those_of_the_plan(optimizer: Any) -> None:
+    sharding = Sharding.model_validate({"default": "row_wise"})
+    costs = estimate(PLAN, sharding, Ranks(2), optimizer, batch_size=64)
+    report = size(PLAN, optimizer=optimizer)
+    assert sum(cost.weight_bytes for cost in costs) == report.table_bytes
+    assert sum(cost.optimizer_bytes for cost in costs) == report.optimizer_bytes
+    assert all(cost.seconds > 0 for cost in costs)
+    copies = Sharding.model_validate({"default": "data_parallel"})
+    for cost in estimate(PLAN, copies, Ranks(2), optimizer, batch_size=64):
+        assert cost.weight_bytes == cost.gradient_bytes == report.table_bytes
+
+
+def test_what_does_not_fit_is_named() -> None:
+    sharding = Sharding.model_validate({"default": "table_wise"})
+    costs = estimate(PLAN, sharding, Ranks(2), "sgd", batch_size=64)
+    check_fits(costs, 64_000)
+    with pytest.raises(ValueError, match=r"63,999; its largest .* 't_a__id'; that table alone"):
+        check_fits(costs, 63_999)
+
+
+@pytest.mark.parametrize(
+    ("given", "optimizer", "text"),
+    [
+        ({"default": {"kind": "table_wise", "place": 2}}, "sgd", "place 2 is not there, ranks are"),
+        ({"default": "column_wise"}, "rowwise_adagrad", "column_wise gives every part of a row a"),
+        (
+            {"default": {"kind": "row_wise", "kernel": "fused_uvm"}}, "sgd",
+            "kernel 'fused_uvm' keeps rows in the host's memory for a GPU",
+        ),
+        ({"rank_memory_bytes": 10}, "sgd", "planner finds no place for 3 tables of"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_said(given: dict[str, Any], optimizer: str, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        plan_tables(tables(), Sharding.model_validate(given), Ranks(2), optimizer)
+
+
+def test_ranks_must_be_alike() -> None:
+    with pytest.raises(ValueError, match="3 ranks cannot be 2 on each machine"):
+        Ranks(3, 2)
