@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from compactrec.benchmarks.config import TrainConfig
-from compactrec.benchmarks.result import MODEL_NAME, PREDICTIONS_NAME, Result
+from compactrec.benchmarks.result import MODEL_NAME, PLAN_NAME, PREDICTIONS_NAME, Result
 from compactrec.benchmarks.train import train
 from tests.benchmarks.folder import write_folder
 from tests.cases import SOME
@@ -91,17 +91,8 @@ def assert_same_run(one: Path, other: Path) -> None:
 @pytest.mark.dist
 def test_two_processes_train_what_one_does(folder: Path, tmp_path: Path) -> None:
     train(config_of(folder, tmp_path / "one"))
-    done = torchrun(
-        folder,
-        tmp_path / "two",
-        TOML,
-        "--method",
-        "uniform",
-        "--budget",
-        "0.003MB",
-        "--threads",
-        "1",
-    )
+    plan = tmp_path / "one" / PLAN_NAME
+    done = torchrun(folder, tmp_path / "two", TOML, "--plan", str(plan), "--threads", "1")
     assert done.returncode == 0, done.stderr
     assert_same_run(tmp_path / "one", tmp_path / "two")
     assert done.stdout.count("serving bytes") == 1  # one process shows the result
