@@ -48,10 +48,11 @@ format: setup ## format the code and fix what lint can fix
 docs: setup ## write the derived parts of README.md and of the method cards
 	$(PY) docs/generate.py
 
-bench-smoke: setup ## every benchmark at a toy size, about a minute
+bench-smoke: setup ## every benchmark at a toy size, some minutes
 	@mkdir -p $(SMOKE)
 	$(PY) -m compactrec.benchmarks.bench_tables --batch 256 --rounds 2 --out $(SMOKE)/tables.json
 	$(PY) -m compactrec.benchmarks.bench_training --quick --out $(SMOKE)/training.json
+	$(PY) -m compactrec.benchmarks.bench_sharded --quick --out $(SMOKE)/sharded.json
 	$(PY) -m compactrec.benchmarks.bench_kernels --batch 256 --cap 10000 --threads 1 2 --rounds 2 --out $(SMOKE)/kernels.json
 	$(PY) -m compactrec.benchmarks.bench_loader --rows 50000 --batch 2048 --rounds 1 --out $(SMOKE)/loader.json
 	$(PY) -m compactrec.benchmarks.bench_prepare --rows 20000 --rounds 1 --out $(SMOKE)/prepare.json

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import warnings
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -93,7 +94,8 @@ def shard(
         )
     device = torch.device(device)
     world = dist.get_world_size()
-    ranks = Ranks(world, get_local_size(world) if world > 1 else 1, device.type)
+    with quiet_torchrec():
+        ranks = Ranks(world, get_local_size(world) if world > 1 else 1, device.type)
     collections = _collections(model)
     check_patterns(sharding, [t.name for c in collections.values() for t in c.physical_tables])
     plans: dict[str, EmbeddingModuleShardingPlan] = {}
@@ -106,7 +108,9 @@ def shard(
             weights[path] = {k: v.detach().clone() for k, v in tables.state_dict().items()}
     _check_equal(plans)
     sharders: list[ModuleSharder[Any]] = [EmbeddingBagCollectionSharder()]
-    with quiet_torchrec():
+    with quiet_torchrec(), warnings.catch_warnings():
+        # torchrec 1.8 calls DistributedDataParallel by an argument that torch 2.13 renamed.
+        warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
         sharded = DistributedModelParallel(
             model,
             env=ShardingEnv.from_process_group(cast(dist.ProcessGroup, dist.group.WORLD)),

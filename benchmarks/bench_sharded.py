@@ -1,0 +1,292 @@
+r"""Training steps of a sharded DLRM on one and on two processes, side by side in one run.
+
+    python benchmarks/bench_sharded.py --out benchmarks/results/sharded.json
+
+The model and data of ``bench_training``: 26 features of the Criteo Kaggle sizes with 0.9M ids in
+all, width 16, batches of 4096 for all processes together, one thread each. ``fused_1`` is the loop
+without process groups; ``sharded_1`` and ``sharded_2`` the sharded loop, tables table-wise over
+gloo. All processes are there from the start and take turns, group by group. Of every process:
+
+* ``planned_bytes``: weights and optimizer state, as ``plan --ranks`` says beforehand;
+* ``held_bytes``: the same, summed over the tensors that it has;
+* ``peak_bytes``: what the process grew by, with the dense part, gradients and buffers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import multiprocessing
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed._shard.sharded_tensor.api import ShardedTensor
+
+from compactrec.benchmarks.bench_training import NUM_IDS, capped_sizes, make_batches
+from compactrec.benchmarks.config import TrainConfig
+from compactrec.benchmarks.environment import describe_environment, peak_rss_bytes, reset_peak_rss
+from compactrec.benchmarks.loop import make_loop
+from compactrec.benchmarks.memory import keep_freed_memory
+from compactrec.benchmarks.model import build_model
+from compactrec.benchmarks.processes import Processes
+from compactrec.benchmarks.training_entrants import NUM_DENSE, Setting
+from compactrec.data.batch import Batch
+from compactrec.data.loader import part_bounds
+from compactrec.embeddings import (
+    CompressedEmbeddingBagCollection,
+    Feature,
+    Plan,
+    full_plan,
+    make_plan,
+    method_names,
+    size,
+)
+from compactrec.embeddings.sharding_config import Sharding, TableSharding
+from compactrec.embeddings.sharding_estimate import estimate
+from compactrec.embeddings.sharding_plan import Ranks
+
+__all__ = ["Entrant", "main", "measure"]
+
+SHARDING = Sharding(default=TableSharding(kind="table_wise"))
+METHODS = ("full", "hash", "compositional", "mixed")
+LAYOUTS = (("fused", 1), ("sharded", 1), ("sharded", 2))
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One method in one layout."""
+
+    method: str
+    engine: str
+    num_processes: int
+    pipeline: bool = False
+
+    @property
+    def name(self) -> str:
+        """As in the result file."""
+        return f"{self.method}_{self.engine}_{self.num_processes}"
+
+    def plan(self, setting: Setting) -> Plan:
+        """Full tables, or a quarter of their bytes."""
+        whole = full_plan(setting.features)
+        if self.method == "full":
+            return whole
+        counts = {f.name: np.arange(f.num_ids or 1, 0, -1) for f in setting.features}
+        budget = size(whole).serving_bytes // 4
+        return make_plan(self.method, setting.features, budget, counts=counts)
+
+    def config(self, setting: Setting) -> TrainConfig:
+        """The default config in this layout."""
+        sharded = self.engine == "sharded"
+        changes = {
+            "engine": self.engine, "pipeline": sharded and self.pipeline,
+            "sharding": SHARDING if sharded else Sharding(),
+        }  # fmt: skip
+        return setting.config().model_copy(update=changes)
+
+
+class Endless:
+    """What a loop asks of a loader: one process's part of the same few batches, again and again."""
+
+    epoch = 0
+
+    def __init__(self, batches: Sequence[Batch], part: tuple[int, int]) -> None:
+        self.batch_size = batches[0].batch_size
+        self.num_rows = self.batch_size * len(self)
+        self._parts = [_part(batch, part) for batch in batches]
+
+    def __len__(self) -> int:
+        return 2**40
+
+    def __iter__(self) -> Iterator[Batch]:
+        while True:
+            yield from self._parts
+
+    def state_dict(self) -> dict[str, int]:
+        """At the start."""
+        return {"epoch": 0, "next_batch": 0}
+
+
+def _part(batch: Batch, part: tuple[int, int]) -> Batch:
+    """The examples of one process; one id per bag."""
+    low, high = part_bounds(batch.batch_size, part)
+    ids = batch.values.view(len(batch.keys), batch.batch_size)[:, low:high]
+    num_bags = ids.numel()
+    return Batch(
+        dense=batch.dense[low:high],
+        values=ids.reshape(-1),
+        lengths=torch.ones(num_bags, dtype=torch.int32),
+        labels=batch.labels[low:high],
+        keys=batch.keys,
+        length_per_key=(high - low,) * len(batch.keys),
+        offsets=torch.arange(num_bags + 1, dtype=torch.int32),
+    )
+
+
+def _work(entrant: Entrant, setting: Setting, rank: int, meet: str, pipe: Connection) -> None:
+    """One process: takes numbers of steps, gives seconds; 0 asks for the bytes."""
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    processes = Processes(rank, entrant.num_processes)
+    if entrant.engine == "sharded":
+        dist.init_process_group(
+            "gloo", init_method=f"file://{meet}", rank=rank, world_size=processes.size
+        )
+    loader: Any = Endless(make_batches(setting), processes.part)
+    reset_peak_rss()
+    before = peak_rss_bytes()
+    config = entrant.config(setting)
+    model, collections = build_model(config, entrant.plan(setting), NUM_DENSE)
+    steps = make_loop(model, collections, config, processes).steps(loader, 0)
+    pipe.send(None)
+    while num_steps := pipe.recv():
+        start = time.perf_counter()
+        for _ in range(num_steps):
+            next(steps)
+        pipe.send(time.perf_counter() - start)
+    pipe.send((_held_bytes(collections[0]), peak_rss_bytes() - before))
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _held_bytes(collection: CompressedEmbeddingBagCollection) -> int:
+    """Bytes of weights and optimizer state of tables in this process."""
+    tensors: list[Tensor] = []
+    tables: Any = collection.tables
+    held = [*tables.state_dict().values()]
+    if collection.engine == "sharded":
+        states = tables.fused_optimizer.state_dict()["state"]
+        held += [value for state in states.values() for value in state.values()]
+    else:
+        held += collection.optimizer_state_dict().values()
+    for value in held:
+        if isinstance(value, ShardedTensor):
+            tensors += [shard.tensor for shard in value.local_shards()]
+        elif isinstance(value, Tensor):
+            tensors.append(value)
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _planned_bytes(entrant: Entrant, setting: Setting) -> list[int]:
+    ranks = Ranks(entrant.num_processes)
+    optimizer = entrant.config(setting).table_optimizer
+    costs = estimate(entrant.plan(setting), SHARDING, ranks, optimizer, setting.batch)
+    return [cost.num_bytes for cost in costs]
+
+
+def measure(
+    entrants: Sequence[Entrant], setting: Setting, *, rounds: int, steps: int
+) -> dict[str, dict[str, Any]]:
+    """Speed, ratios and bytes of every entrant; two rounds before the first count."""
+    context = multiprocessing.get_context("spawn")
+    pipes: dict[Entrant, list[Connection]] = {}
+    workers = []
+    with tempfile.TemporaryDirectory() as folder:
+        for entrant in entrants:
+            pipes[entrant] = []
+            for rank in range(entrant.num_processes):
+                ours, theirs = context.Pipe()
+                meet = str(Path(folder) / entrant.name)
+                worker = context.Process(
+                    target=_work, args=(entrant, setting, rank, meet, theirs), daemon=True
+                )
+                worker.start()
+                theirs.close()
+                pipes[entrant].append(ours)
+                workers.append(worker)
+            for pipe in pipes[entrant]:
+                pipe.recv()
+        times: dict[Entrant, list[float]] = {entrant: [] for entrant in entrants}
+        for turn in range(rounds + 2):
+            for entrant in entrants:
+                seconds = max(_ask(pipes[entrant], steps))
+                if turn >= 2:
+                    times[entrant].append(seconds / steps)
+        memory = {entrant: _ask(pipes[entrant], 0) for entrant in entrants}
+        for worker in workers:
+            worker.join()
+    return {e.name: _row(e, setting, times, memory[e]) for e in entrants}
+
+
+def _ask(pipes: Sequence[Connection], num_steps: int) -> list[Any]:
+    for pipe in pipes:
+        pipe.send(num_steps)
+    return [pipe.recv() for pipe in pipes]
+
+
+def _row(
+    entrant: Entrant,
+    setting: Setting,
+    times: dict[Entrant, list[float]],
+    memory: list[tuple[int, int]],
+) -> dict[str, Any]:
+    seconds = {e: statistics.median(found) for e, found in times.items()}
+    row: dict[str, Any] = {
+        "step_milliseconds": round(1e3 * seconds[entrant], 2),
+        "samples_per_second": round(setting.batch / seconds[entrant]),
+        "planned_bytes": _planned_bytes(entrant, setting),
+        "held_bytes": [held for held, _ in memory],
+        "peak_bytes": [peak for _, peak in memory],
+    }
+    for other, of_other in seconds.items():
+        if other.method == entrant.method and other.num_processes == 1 and other != entrant:
+            row[f"speed_beside_{other.engine}_1"] = round(of_other / seconds[entrant], 3)
+    return row
+
+
+def main() -> None:
+    """Measure, print and, with ``--out``, write a result file."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--batch", type=int, default=4096)
+    parser.add_argument("--dim", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=4, help="steps of a turn")
+    parser.add_argument("--methods", nargs="+", choices=method_names(), default=list(METHODS))
+    parser.add_argument("--pipeline", action="store_true", help="torchrec's input pipeline")
+    parser.add_argument("--quick", action="store_true", help="full tables at a toy size")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    sizes = capped_sizes(5_000 if args.quick else NUM_IDS)
+    features = tuple(
+        Feature(name=f"C{i + 1}", num_ids=n, dim=args.dim) for i, n in enumerate(sizes)
+    )
+    setting, methods, rounds = Setting(features, args.batch), args.methods, args.rounds
+    if args.quick:
+        setting, methods, rounds = Setting(features, 256, (32,), (32, 1)), ["full"], 2
+    entrants = [Entrant(m, engine, n, args.pipeline) for m in methods for engine, n in LAYOUTS]
+    rows = measure(entrants, setting, rounds=rounds, steps=args.steps)
+    for name, row in rows.items():
+        ratios = [f"{v:5.2f} x {k[13:]}" for k, v in row.items() if k.startswith("speed")]
+        held = [round(n / 1e6, 1) for n in row["held_bytes"]]
+        print(f"{name:24s} {row['step_milliseconds']:8.2f} ms  {held} MB  {'  '.join(ratios)}")
+    if args.out is not None:
+        text = {
+            "environment": describe_environment(1),
+            "batch": setting.batch,
+            "dim": args.dim,
+            "num_ids": sum(sizes),
+            "rounds": rounds,
+            "steps": args.steps,
+            "pipeline": args.pipeline,
+            "rows": rows,
+        }
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(text, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""The sharded benchmark trains on the same thing in every layout, and holds what was planned."""
+
+import pytest
+import torch
+
+from compactrec.benchmarks.bench_sharded import LAYOUTS, Endless, Entrant, measure
+from compactrec.benchmarks.bench_training import make_batches
+from compactrec.benchmarks.training_entrants import Setting
+from compactrec.embeddings import Feature
+
+SETTING = Setting(
+    tuple(Feature(name=f"C{i}", num_ids=n, dim=8) for i, n in enumerate((300, 5, 1000, 40))),
+    batch=63,
+    bottom=(16, 8),
+    top=(16, 1),
+)
+
+
+def test_the_parts_of_a_batch_are_the_batch() -> None:
+    batches = make_batches(SETTING)
+    parts = [next(iter(Endless(batches, (rank, 2)))) for rank in range(2)]
+    assert [part.batch_size for part in parts] in ([31, 32], [32, 31])
+    num = len(SETTING.features)
+    ids = torch.cat([part.values.view(num, -1) for part in parts], dim=1)
+    assert torch.equal(ids.reshape(-1), batches[0].values)
+    assert torch.equal(torch.cat([part.labels for part in parts]), batches[0].labels)
+    assert torch.equal(torch.cat([part.dense for part in parts]), batches[0].dense)
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+def test_every_process_holds_what_was_planned() -> None:
+    entrants = [Entrant("full", engine, num) for engine, num in LAYOUTS]
+    rows = measure(entrants, SETTING, rounds=1, steps=1)
+    assert len(rows) == len(entrants)
+    for row in rows.values():
+        assert row["held_bytes"] == row["planned_bytes"]
+        assert all(peak > 0 for peak in row["peak_bytes"])
+    assert sum(rows["full_sharded_2"]["held_bytes"]) == rows["full_sharded_1"]["held_bytes"][0]
+    assert {"speed_beside_fused_1", "speed_beside_sharded_1"} <= rows["full_sharded_2"].keys()
