@@ -1,6 +1,6 @@
 r"""The table step, forward + backward + update, side by side in one run.
 
-    python benchmarks/bench_tables.py --batch 2048 16384 --dim 16 64 \
+    python benchmarks/bench_tables.py --batch 2048 4096 16384 --dim 16 64 --rounds 15 \
         --out benchmarks/results/tables.json
 
 26 tables of the Criteo Kaggle sizes, capped at 1M rows; one id per bag, Zipf ids; SGD. Every
@@ -11,15 +11,18 @@ back at every step, which adds the system's work on large temporaries to every c
 
 * ``embedding_bag``: ``nn.EmbeddingBag(sparse=True)`` per table, ``torch.optim.SGD``;
 * ``torchrec_fused``: torchrec's FusedEmbeddingBagCollection;
-* ``fbgemm``: the raw table-batched operator, the bound for what is built on it;
-* each method: CompressedEmbeddingBagCollection, engine ``fused``, at a quarter of full's bytes.
+* ``fbgemm``: the raw table-batched operator;
+* each method: CompressedEmbeddingBagCollection, engine ``fused`` with the kernel that ``--kernel``
+  says, at a quarter of full's bytes. ``ratio_to_physical``: to the step of its physical tables
+  alone, under the same kernel, on rows that were worked out before: what rewrite, combine and the
+  batches cost.
 """
 
 import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,11 +52,14 @@ from compactrec.embeddings import (
     method_names,
     size,
 )
+from compactrec.embeddings.fused_tables import Kernel
 
 __all__ = ["main"]
 
 CAP = 1_000_000
 LEARNING_RATE = 0.01
+PHYSICAL = " physical tables"
+Collection = CompressedEmbeddingBagCollection
 Step = Callable[[Tensor, KeyedJaggedTensor, Tensor], None]
 
 
@@ -132,16 +138,22 @@ def torchrec_fused(of: tuple[Feature, ...]) -> Step:
     return step
 
 
-def compressed(of: tuple[Feature, ...], method: str) -> tuple[Step, int]:
-    """A method through the fused engine, and its bytes."""
+def collection_of(of: tuple[Feature, ...], method: str, kernel: Kernel) -> Collection:
+    """A method under the fused engine, at a quarter of the bytes."""
     counts = {f.name: np.arange(f.num_ids or 1, 0, -1) for f in of}
-    budget = size(full_plan(of)).serving_bytes
     plan = full_plan(of)
     if method != "full":
-        plan = make_plan(method, of, budget // 4, counts=counts)
-    collection = CompressedEmbeddingBagCollection(
-        plan, engine="fused", optimizer=FusedOptimizer(name="sgd", learning_rate=LEARNING_RATE)
+        plan = make_plan(method, of, size(plan).serving_bytes // 4, counts=counts)
+    return CompressedEmbeddingBagCollection(
+        plan,
+        engine="fused",
+        optimizer=FusedOptimizer(name="sgd", learning_rate=LEARNING_RATE),
+        kernel=kernel,
     )
+
+
+def whole(collection: Collection) -> Step:
+    """Everything from ids to vectors and back."""
     dense = dense_parameters(collection)
     optimizer = torch.optim.SGD(dense, lr=LEARNING_RATE) if dense else None
 
@@ -152,7 +164,22 @@ def compressed(of: tuple[Feature, ...], method: str) -> tuple[Step, int]:
         if optimizer is not None:
             optimizer.step()
 
-    return step, size(plan).serving_bytes
+    return step
+
+
+def physical(collection: Collection, kjts: Sequence[KeyedJaggedTensor]) -> Step:
+    """The physical tables alone, on rows that were worked out before."""
+    rewritten = {id(kjt): collection.rewrite(_fresh(kjt)) for kjt in kjts}
+    known: dict[int, Tensor] = {}
+
+    def step(ids: Tensor, kjt: KeyedJaggedTensor, gradient: Tensor) -> None:
+        rows = rewritten[id(kjt)]
+        out = collection.tables(rows.values(), rows.lengths(), None, kjt.stride())
+        if not known:
+            known[0] = torch.randn(out.shape) * 1e-3
+        out.backward(known[0])
+
+    return step
 
 
 def _fresh(kjt: KeyedJaggedTensor) -> KeyedJaggedTensor:
@@ -166,7 +193,7 @@ def _fresh(kjt: KeyedJaggedTensor) -> KeyedJaggedTensor:
     )
 
 
-def measure(batch: int, dim: int, rounds: int) -> dict[str, dict[str, float]]:
+def measure(batch: int, dim: int, rounds: int, kernel: Kernel) -> dict[str, dict[str, float]]:
     """Median milliseconds and bytes of every contender."""
     of = features(dim)
     full_bytes = size(full_plan(of)).serving_bytes
@@ -175,7 +202,6 @@ def measure(batch: int, dim: int, rounds: int) -> dict[str, dict[str, float]]:
         "torchrec_fused": (torchrec_fused(of), full_bytes),
         "fbgemm": (fbgemm(of), full_bytes),
     }
-    steps |= {name: compressed(of, name) for name in method_names()}
     keys = [f.name for f in of]
     batches = zipf_batches(of, batch, 8)
     kjts = [
@@ -188,6 +214,11 @@ def measure(batch: int, dim: int, rounds: int) -> dict[str, dict[str, float]]:
         )
         for ids in batches
     ]
+    for name in method_names():
+        collection = collection_of(of, name, kernel)
+        table_bytes = size(collection.plan).serving_bytes
+        steps[name] = (whole(collection), table_bytes)
+        steps[name + PHYSICAL] = (physical(collection, kjts), table_bytes)
     gradient = torch.randn(batch, dim * len(of)) * 1e-3
     times: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(rounds + 2):
@@ -198,15 +229,22 @@ def measure(batch: int, dim: int, rounds: int) -> dict[str, dict[str, float]]:
             if turn >= 2:
                 times[name].append(1e3 * (time.perf_counter() - start))
     medians = {name: statistics.median(t) for name, t in times.items()}
-    return {
-        name: {
+    rows = {}
+    for name, (_, table_bytes) in steps.items():
+        if name.endswith(PHYSICAL):
+            continue
+        row = {
             "milliseconds": round(medians[name], 3),
             "ratio_to_fbgemm": round(medians[name] / medians["fbgemm"], 3),
             "ratio_to_full": round(medians[name] / medians["full"], 3),
-            "table_bytes": steps[name][1],
+            "table_bytes": table_bytes,
         }
-        for name in steps
-    }
+        if name + PHYSICAL in medians:
+            alone = medians[name + PHYSICAL]
+            row["ratio_to_physical"] = round(medians[name] / alone, 3)
+            row["physical_ratio_to_full"] = round(alone / medians["full" + PHYSICAL], 3)
+        rows[name] = row
+    return rows
 
 
 def main() -> None:
@@ -218,6 +256,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, nargs="+", default=[16])
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--kernel", choices=("auto", "numba", "fbgemm"), default="auto")
     parser.add_argument("--fresh-memory", action="store_true")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -226,7 +265,7 @@ def main() -> None:
     results = []
     for dim in args.dim:
         for batch in args.batch:
-            rows = measure(batch, dim, args.rounds)
+            rows = measure(batch, dim, args.rounds, args.kernel)
             results.append({"batch": batch, "dim": dim, "threads": args.threads, "rows": rows})
             print(f"batch {batch}, width {dim}, {args.threads} thread(s)")
             for name, row in rows.items():
@@ -234,6 +273,11 @@ def main() -> None:
                     f"  {name:16s} {row['milliseconds']:9.2f} ms"
                     f"  {row['ratio_to_fbgemm']:6.2f} x fbgemm"
                     f"  {row['ratio_to_full']:6.2f} x full  {row['table_bytes'] / 1e6:8.1f} MB"
+                    + (
+                        f"  {row['ratio_to_physical']:6.2f} x its tables"
+                        if "ratio_to_physical" in row
+                        else ""
+                    )
                 )
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -241,6 +285,7 @@ def main() -> None:
             {
                 "environment": describe_environment(args.threads),
                 "memory_kept": memory_kept,
+                "kernel": args.kernel,
                 "results": results,
             },
             indent=1,

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from compactrec.benchmarks.background import ahead
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.loop import Done
 from compactrec.benchmarks.optimizers import Optimizers, fused_optimizer
 from compactrec.benchmarks.penalty import EmbeddingPenalty
 from compactrec.benchmarks.pipeline import InputPipeline, LossModel
 from compactrec.benchmarks.processes import Processes
+from compactrec.data.background import ahead
 from compactrec.data.batch import KjtBatch
 from compactrec.data.loader import BatchLoader
 from compactrec.embeddings import CompressedEmbeddingBagCollection
@@ -113,7 +113,7 @@ class ShardedLoop:
         """Batches as the model takes them; with the rewrite done in a thread, where asked for."""
         if self._rewrite is None:
             return self._converted(loader)
-        return ahead(self._converted(loader), num=2)
+        return ahead(self._converted(loader))
 
     def _converted(self, loader: BatchLoader) -> Iterator[KjtBatch]:
         first = loader.state_dict()["next_batch"]

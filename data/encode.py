@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from compactrec.data.background import ahead
 from compactrec.data.counting import ChunkTokens, ColumnRules
 from compactrec.data.ingest import StoredChunk, StoredColumn, read_tokens
 from compactrec.data.manifest import SPLITS, SparseFeature, Split
 from compactrec.data.protocol import Protocol
 from compactrec.data.schema import Sparse, TableSchema
 from compactrec.data.shards import ShardWriter
-from compactrec.data.source import ahead
 from compactrec.data.split import RowSplit
 from compactrec.data.spool import Spool
 from compactrec.data.vocabulary import number_column

@@ -12,12 +12,13 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from compactrec.data.background import ahead
 from compactrec.data.convert import Chunk, SparseChunk, convert
 from compactrec.data.manifest import Source
 from compactrec.data.parse import BadRow, Rows, parse_block
 from compactrec.data.protocol import Protocol
 from compactrec.data.schema import TableSchema
-from compactrec.data.source import Block, SourceFile, ahead
+from compactrec.data.source import Block, SourceFile
 from compactrec.data.spool import Segment, Spool, narrow
 from compactrec.data.tables import LabelFile, SideTable, main_fields
 

@@ -12,19 +12,17 @@ import io
 import zipfile
 import zlib
 from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO
 
 import numpy as np
 
 from compactrec.data.schema import Layout
 
-__all__ = ["DEFAULT_BLOCK_BYTES", "Block", "SourceFile", "ahead", "count_byte"]
+__all__ = ["DEFAULT_BLOCK_BYTES", "Block", "SourceFile", "count_byte"]
 
 DEFAULT_BLOCK_BYTES = 32 << 20
-_Item = TypeVar("_Item")
 _BOM = b"\xef\xbb\xbf"
 _DAMAGED = (EOFError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error)
 
@@ -198,12 +196,3 @@ class SourceFile:
 def count_byte(text: bytes, byte: bytes) -> int:
     """How often one byte occurs."""
     return int(np.count_nonzero(np.frombuffer(text, dtype=np.uint8) == ord(byte)))
-
-
-def ahead(items: Iterator[_Item]) -> Iterator[_Item]:
-    """The same items, with the next one made in a thread while one is used."""
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        coming = pool.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = pool.submit(next, items, None)
-            yield item

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from compactrec.data.background import ahead
 from compactrec.data.schema import Layout
-from compactrec.data.source import SourceFile, ahead
+from compactrec.data.source import SourceFile
 
 LINES = [f"{i},{'x' * (i % 7)}" for i in range(1, 41)]
 PLAIN = Layout(header=False, fields=("a", "b"))

@@ -13,8 +13,8 @@ T = TypeVar("T")
 _END = object()
 
 
-def ahead(items: Iterator[T], num: int) -> Iterator[T]:
-    """The same items; up to ``num`` are made by a thread while the one before is used.
+def ahead(items: Iterator[T], num: int = 2) -> Iterator[T]:
+    """The same items; while one is used, a thread makes up to ``num - 1`` more.
 
     What making one raises is raised where it would be used.
     """
