@@ -12,7 +12,13 @@ from pathlib import Path
 
 from compactrec.benchmarks.memory import give_freed_memory_back
 
-__all__ = ["describe_environment", "library_versions", "peak_rss_bytes", "reset_peak_rss"]
+__all__ = [
+    "commit_of",
+    "describe_environment",
+    "library_versions",
+    "peak_rss_bytes",
+    "reset_peak_rss",
+]
 
 _STATUS = Path("/proc/self/status")
 
@@ -63,12 +69,19 @@ def _version(name: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The commit of the source tree, with ``+changes`` where tracked files were edited."""
+    """The commit of the source tree."""
     source = Path(__file__).resolve().parent
-    commit = _git(source, "rev-parse", "--verify", "HEAD")
-    if not commit or _git(source, "ls-files", Path(__file__).name) == "":
-        return None  # no checkout, or a checkout of something else around an installed copy
-    return commit + ("+changes" if _git(source, "status", "--porcelain", "-uno") else "")
+    if _git(source, "ls-files", Path(__file__).name) == "":
+        return None  # a checkout of something else around an installed copy
+    return commit_of(source)
+
+
+def commit_of(folder: Path) -> str | None:
+    """The commit of a checkout, with ``+changes`` where tracked files were edited; or None."""
+    commit = _git(folder, "rev-parse", "--verify", "HEAD")
+    if not commit:
+        return None
+    return commit + ("+changes" if _git(folder, "status", "--porcelain", "-uno") else "")
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
-from compactrec.benchmarks.environment import library_versions
+from compactrec.benchmarks.environment import commit_of, library_versions
 from compactrec.embeddings import (
     CompressedEmbeddingBagCollection,
     Feature,
@@ -68,6 +68,8 @@ class Suite(BaseModel):
 
     checkout: str
     """``version.txt`` of the tests."""
+    commit: str | None
+    """The commit of the tests, where they are a git checkout."""
     versions: dict[str, str | None]
     missing: dict[str, str]
     """Files of tests that could not be loaded, and why."""
@@ -136,6 +138,7 @@ def run_suite(checkout: Path, files: Sequence[str] = FILES) -> Suite:
     version = checkout / "version.txt"
     return Suite(
         checkout=version.read_text().strip() if version.is_file() else "unknown",
+        commit=commit_of(checkout),
         versions=library_versions(),
         missing=missing,
         outcomes=tuple(outcomes),
