@@ -138,7 +138,7 @@ def joined(engine: str, device: str) -> Iterator[Processes]:
     except BaseException as error:
         if size > 1 and store.compare_set(_FAILED, "", str(rank)).decode() != str(rank):
             raise AnotherFailed("another process failed and says why") from error
-        if size > 1 and isinstance(error, RuntimeError) and "onnection closed" in str(error):
+        if size > 1 and isinstance(error, RuntimeError) and _is_lost(error):
             raise ProcessLost(
                 "the connection to another process is closed: it ended without a word, most likely "
                 "for want of memory; see what its machine says, and use more processes or a "
@@ -149,6 +149,12 @@ def joined(engine: str, device: str) -> Iterator[Processes]:
         raise
     finally:
         dist.destroy_process_group()
+
+
+def _is_lost(error: RuntimeError) -> bool:
+    """Whether gloo or nccl says that the other end of a connection is gone."""
+    words = ("connection closed", "connection reset", "broken pipe", "connection refused")
+    return any(word in str(error).lower() for word in words)
 
 
 def _meet() -> tuple[Store, int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from compactrec.benchmarks.budgets import format_bytes, parse_budget
+from compactrec.benchmarks.budgets import format_bytes, parse_bytes
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.embeddings import AnyPlan
 from compactrec.embeddings.sharding_estimate import RankCost, check_fits, estimate
@@ -23,13 +23,20 @@ def rank_costs(
         ValueError: a rank has too little memory, or the sharding is not possible.
     """
     sharding = config.sharding
-    memory = sharding.rank_memory_bytes
     if rank_memory is not None:
-        memory = parse_budget(rank_memory).resolve(None)
+        memory = _memory_of(rank_memory)
+        sharding = sharding.model_copy(update={"rank_memory_bytes": memory})
     ranks = Ranks(num_ranks, device=config.device.split(":")[0])
     costs = estimate(plan, sharding, ranks, config.table_optimizer, config.batch_size)
-    check_fits(costs, memory)
+    check_fits(costs, sharding.rank_memory_bytes)
     return costs
+
+
+def _memory_of(text: str) -> int:
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise ValueError(f"--rank-memory is what one process has: {error}") from None
 
 
 def rank_table(costs: list[RankCost], batch_size: int) -> Table:

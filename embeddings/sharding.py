@@ -43,6 +43,7 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from compactrec.embeddings.collection import CompressedEmbeddingBagCollection
 from compactrec.embeddings.fused_optimizer import FusedOptimizer
 from compactrec.embeddings.sharding_config import Sharding
+from compactrec.embeddings.sharding_estimate import RankCost, add_bytes, check_fits
 from compactrec.embeddings.sharding_plan import Ranks, check_patterns, plan_tables, quiet_torchrec
 
 __all__ = ["check_optimizer", "gather_state", "shard"]
@@ -50,6 +51,11 @@ __all__ = ["check_optimizer", "gather_state", "shard"]
 
 def check_optimizer(optimizer: FusedOptimizer) -> None:
     """Raise ``ValueError`` on what a sharded table cannot do."""
+    if optimizer.name == "adam":
+        raise ValueError(
+            "a sharded table has no optimizer 'adam': FBGEMM has no CPU operator for it; take "
+            "'rowwise_adagrad', 'adagrad' or 'sgd', or train with engine 'fused' on one process"
+        )
     if optimizer.weight_decay:
         raise ValueError(
             f"a sharded table has no weight decay, got {optimizer.weight_decay:g}: FBGEMM's CPU "
@@ -76,7 +82,8 @@ def shard(
 
     Raises:
         ValueError: there is no process group, no table, a table of engine ``fused``, or a sharding
-            that the backend or the optimizer does not allow; and where ranks made unlike plans.
+            that the backend, the optimizer or ``rank_memory_bytes`` does not allow; and where
+            ranks made unlike plans.
 
     Example::
 
@@ -100,9 +107,14 @@ def shard(
     check_patterns(sharding, [t.name for c in collections.values() for t in c.physical_tables])
     plans: dict[str, EmbeddingModuleShardingPlan] = {}
     weights: dict[str, dict[str, Tensor]] = {}
+    costs = [RankCost(rank) for rank in range(world)]
     for path, collection in collections.items():
         tables = cast(EmbeddingBagCollection, collection.tables)
         plans[path] = plan_tables(tables, sharding, ranks, optimizer.name)
+        add_bytes(costs, tables.embedding_bag_configs(), plans[path], ranks, optimizer.name)
+    check_fits(costs, sharding.rank_memory_bytes)
+    for path, collection in collections.items():
+        tables = cast(EmbeddingBagCollection, collection.tables)
         _fuse(tables, plans[path], optimizer)
         if collection.engine == "eager":
             weights[path] = {k: v.detach().clone() for k, v in tables.state_dict().items()}

@@ -11,9 +11,14 @@ written whole and its gradient summed over ranks. The dense part is not in it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
+from torchrec.distributed.types import EmbeddingModuleShardingPlan
+from torchrec.modules.embedding_configs import EmbeddingBagConfig
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from compactrec.embeddings.collection import CompressedEmbeddingBagCollection
 from compactrec.embeddings.plan import AnyPlan
@@ -26,7 +31,7 @@ from compactrec.embeddings.sharding_plan import (
     state_bytes,
 )
 
-__all__ = ["RankCost", "check_fits", "estimate"]
+__all__ = ["RankCost", "add_bytes", "check_fits", "estimate"]
 
 
 @dataclass
@@ -42,6 +47,9 @@ class RankCost:
     largest: str = ""
     """The table that takes most of it."""
     largest_bytes: int = 0
+    largest_is_replicated: bool = False
+    replicated_bytes: int = 0
+    """Of ``num_bytes``, those of tables that every rank has a copy of."""
 
     @property
     def num_bytes(self) -> int:
@@ -69,15 +77,54 @@ def check_fits(costs: list[RankCost], rank_memory_bytes: int | None) -> None:
     worst = max(costs, key=lambda cost: cost.num_bytes)
     if rank_memory_bytes is None or worst.num_bytes <= rank_memory_bytes:
         return
-    total = sum(cost.num_bytes for cost in costs)
-    way = f"{-(-total // rank_memory_bytes)} ranks or more could hold all of it"
-    if worst.largest_bytes > rank_memory_bytes:
-        way = "that table alone is too large: shard it row_wise over more ranks"
     raise ValueError(
         f"rank {worst.rank} needs {worst.num_bytes:,} bytes and has {rank_memory_bytes:,}; its "
-        f"largest part is {worst.largest_bytes:,} bytes of table {worst.largest!r}; {way}, or take "
-        f"a smaller budget"
+        f"largest part is {worst.largest_bytes:,} bytes of table {worst.largest!r}; "
+        f"{_way_out(worst, costs, rank_memory_bytes)}, or take a smaller budget"
     )
+
+
+def _way_out(worst: RankCost, costs: list[RankCost], rank_memory_bytes: int) -> str:
+    """What makes it fit. More ranks share what is sharded; each one has all that is replicated."""
+    if worst.largest_is_replicated:
+        return "that table is replicated, which more ranks do not change: shard it"
+    if worst.replicated_bytes >= rank_memory_bytes:
+        return (
+            f"replicated tables alone take {worst.replicated_bytes:,} bytes of every rank: shard "
+            f"the largest of them"
+        )
+    if worst.largest_bytes > rank_memory_bytes:
+        return "that table alone is too large: shard it row_wise over more ranks"
+    sharded = sum(cost.num_bytes - cost.replicated_bytes for cost in costs)
+    num = -(-sharded // (rank_memory_bytes - worst.replicated_bytes))
+    if num <= len(costs):
+        return "the ranks together have room: shard that table row_wise"
+    return f"{num} ranks or more could hold all of it"
+
+
+def add_bytes(
+    costs: list[RankCost],
+    configs: Sequence[EmbeddingBagConfig],
+    plan: EmbeddingModuleShardingPlan,
+    ranks: Ranks,
+    optimizer: str,
+) -> None:
+    """Add the bytes and shards of one collection's tables to the costs of every rank."""
+    for config in configs:
+        chosen = plan[config.name]
+        replicated = chosen.sharding_type == "data_parallel"
+        for rank, rows, dim in shards_of(config, chosen, ranks):
+            cost, weights = costs[rank], 4 * rows * dim
+            state = state_bytes(rows, dim, optimizer)
+            all_of_it = weights + state + weights * replicated
+            cost.weight_bytes += weights
+            cost.optimizer_bytes += state
+            cost.gradient_bytes += weights * replicated
+            cost.replicated_bytes += all_of_it * replicated
+            cost.num_shards += 1
+            if all_of_it > cost.largest_bytes:
+                cost.largest, cost.largest_bytes = config.name, all_of_it
+                cost.largest_is_replicated = replicated
 
 
 def _add(
@@ -98,17 +145,14 @@ def _add(
             ids[table] = ids.get(table, 0) + bags[stream.feature] * batch_size
     memory, network = sharding.memory_gb_per_second * 1e9, sharding.network_gb_per_second * 1e9
     others = (ranks.num - 1) / ranks.num
-    for config in tables.embedding_bag_configs():  # type: ignore[operator]  # an EBC
+    configs = cast(EmbeddingBagCollection, tables).embedding_bag_configs()
+    add_bytes(costs, configs, plan, ranks, optimizer)
+    for config in configs:
         chosen = plan[config.name]
         replicated = chosen.sharding_type == "data_parallel"
         for rank, rows, dim in shards_of(config, chosen, ranks):
             cost, weights = costs[rank], 4 * rows * dim
-            state = state_bytes(rows, dim, optimizer)
             share = rows / config.num_embeddings
-            cost.weight_bytes += weights
-            cost.optimizer_bytes += state
-            cost.gradient_bytes += weights * replicated
-            cost.num_shards += 1
             looked_up = ids[config.name] * share / (ranks.num if replicated else 1)
             cost.seconds += 12 * looked_up * dim / memory
             if replicated:
@@ -116,5 +160,3 @@ def _add(
             else:
                 bags_out = batch_size * len(config.feature_names)
                 cost.seconds += (8 * looked_up + 8 * dim * bags_out) * others / network
-            if weights + state > cost.largest_bytes:
-                cost.largest, cost.largest_bytes = config.name, weights + state

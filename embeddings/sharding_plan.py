@@ -90,6 +90,10 @@ def quiet_torchrec() -> Iterator[None]:
 def state_bytes(num_rows: int, dim: int, optimizer: str) -> int:
     """Bytes of the optimizer's state of a shard of ``num_rows x dim`` weights."""
     per_row = {"sgd": 0, "rowwise_adagrad": 4, "adagrad": 4 * dim}
+    if optimizer not in per_row:
+        raise ValueError(
+            f"a sharded table has no optimizer {optimizer!r}; take one of {', '.join(per_row)}"
+        )
     return num_rows * per_row[optimizer]
 
 
@@ -114,14 +118,8 @@ def plan_tables(
         _check_rule(config, rule, ranks, optimizer)
         generators[config.name] = _generator(config, rule, ranks, optimizer, load)
     if generators:
-        twin = _twin([c for c in configs if c.name in ruled], tables.is_weighted())
-        made = construct_module_sharding_plan(
-            twin, generators, EmbeddingBagCollectionSharder(), ranks.per_machine, ranks.num,
-            ranks.device,
-        )  # fmt: skip
-        for name, rule in ruled.items():
-            _set_kernel(made[name], rule)
-            plan[name] = made[name]
+        named = [c for c in configs if c.name in ruled]
+        plan.update(_made(named, tables.is_weighted(), generators, ranks, ruled))
     return EmbeddingModuleShardingPlan({c.name: plan[c.name] for c in configs})
 
 
@@ -243,7 +241,11 @@ def _planned(
     ranks: Ranks,
     optimizer: str,
 ) -> Mapping[str, ParameterSharding]:
-    """What torchrec's planner chooses for some tables."""
+    """What torchrec's planner chooses for some tables.
+
+    It counts activations too, of 512 examples, and may find no place where there is one: then
+    tables are placed by their bytes.
+    """
     kinds = ["table_wise", "data_parallel"]
     by_rows = [*kinds, "row_wise", "table_row_wise"] if ranks.device == "cuda" else kinds
     planner = EmbeddingShardingPlanner(
@@ -265,14 +267,59 @@ def _planned(
         with quiet_torchrec():
             found: Mapping[str, ParameterSharding] = planner.plan(holder, sharders).plan["tables"]
     except PlannerError as error:
+        return _by_bytes(configs, is_weighted, sharding, ranks, optimizer, error)
+    memory = sharding.rank_memory_bytes
+    if (
+        memory is None
+        or max(_loads(found, {c.name: c for c in configs}, ranks, optimizer)) <= memory
+    ):
+        return found
+    return _by_bytes(configs, is_weighted, sharding, ranks, optimizer, None)
+
+
+def _by_bytes(
+    configs: Sequence[EmbeddingBagConfig],
+    is_weighted: bool,
+    sharding: Sharding,
+    ranks: Ranks,
+    optimizer: str,
+    error: PlannerError | None,
+) -> Mapping[str, ParameterSharding]:
+    """The largest table first, whole on the least loaded rank; its rows over all without room."""
+    memory, load = sharding.rank_memory_bytes or UNLIMITED, [0] * ranks.num
+    whole, rows = TableSharding(kind="table_wise"), TableSharding(kind="row_wise")
+    generators: dict[str, ParameterShardingGenerator] = {}
+    for config in sorted(configs, key=lambda c: -_bytes(c, optimizer)):
+        rule = whole if min(load) + _bytes(config, optimizer) <= memory else rows
+        generators[config.name] = _generator(config, rule, ranks, optimizer, load)
+    if max(load) > memory:
         total = sum(_bytes(config, optimizer) for config in configs)
+        why = f" ({str(error).strip().splitlines()[0].strip(' .')})" if error else ""
         raise ValueError(
-            f"sharding: torchrec's planner finds no place for {len(configs)} tables of {total:,} "
-            f"bytes on {ranks.num} rank(s) with rank_memory_bytes {sharding.rank_memory_bytes} "
-            f"({str(error).strip().splitlines()[0]}); start more processes, allow more memory, or "
-            f"say table by table how to shard"
+            f"sharding: there is no place for {len(configs)} tables of {total:,} bytes on "
+            f"{ranks.num} rank(s) with rank_memory_bytes {sharding.rank_memory_bytes}: not for "
+            f"torchrec's planner, which counts activations too{why}, and not for their weights "
+            f"and optimizer state alone; start more processes, allow more memory, or take a "
+            f"smaller budget"
         ) from error
-    return found
+    return _made(configs, is_weighted, generators, ranks, dict.fromkeys(generators, whole))
+
+
+def _made(
+    configs: Sequence[EmbeddingBagConfig],
+    is_weighted: bool,
+    generators: dict[str, ParameterShardingGenerator],
+    ranks: Ranks,
+    rules: Mapping[str, TableSharding],
+) -> Mapping[str, ParameterSharding]:
+    """torchrec's plan of what ``generators`` say, with the kernels of ``rules``."""
+    made = construct_module_sharding_plan(
+        _twin(configs, is_weighted), generators, EmbeddingBagCollectionSharder(),
+        ranks.per_machine, ranks.num, ranks.device,
+    )  # fmt: skip
+    for name, rule in rules.items():
+        _set_kernel(made[name], rule)
+    return made
 
 
 def _topology(sharding: Sharding, ranks: Ranks) -> Topology:
@@ -313,9 +360,10 @@ def _loads(
     ranks: Ranks,
     optimizer: str,
 ) -> list[int]:
-    """Bytes per rank of what is placed already."""
+    """Bytes per rank of what is placed already; of a replicated table its gradient too."""
     load = [0] * ranks.num
     for name, chosen in plan.items():
         for rank, rows, dim in shards_of(configs[name], chosen, ranks):
-            load[rank] += 4 * rows * dim + state_bytes(rows, dim, optimizer)
+            copies = 2 if chosen.sharding_type == ShardingType.DATA_PARALLEL.value else 1
+            load[rank] += 4 * rows * dim * copies + state_bytes(rows, dim, optimizer)
     return load

@@ -258,6 +258,35 @@ def test_plan_errors(capsys: Captured, data: Path, method: str, budget: str, mes
     assert re.search(message, err)
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--rank-memory", "16GB"), "--rank-memory 16GB is the memory of each of --ranks"),
+        (("--ranks", "2", "--rank-memory", "1/4"), r"--rank-memory is what one process .*'1/4'"),
+        (("--ranks", "2", "--rank-memory", "1kB"), r"rank_memory_bytes 1000.*start more processes"),
+    ],
+)
+def test_what_does_not_fit_is_not_saved(
+    capsys: Captured, tmp_path: Path, data: Path, more: tuple[str, ...], message: str
+) -> None:
+    path = tmp_path / "plan.json"
+    words = ("--data", data, "--method", SOME, "--budget", "1/2", "-o", path)
+    code, _, err = call(capsys, "plan", *words, *more)
+    assert code == 1
+    assert re.search(message, err)
+    assert not path.exists()
+
+
+def test_a_plan_that_fits_the_ranks_is_saved(capsys: Captured, tmp_path: Path, data: Path) -> None:
+    path = tmp_path / "plan.json"
+    words = ("--data", data, "--method", SOME, "--budget", "1/2", "-o", path)
+    limits = ("--ranks", "2", "--rank-memory", "500kB")  # of 760 kB with Adagrad's state
+    code, out, err = call(capsys, "plan", *words, *limits)
+    assert code == 0, err
+    assert "2 rank(s)" in out
+    assert path.exists()
+
+
 # -- train, compare, report ----------------------------------------------------------------------
 
 

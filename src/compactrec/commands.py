@@ -156,7 +156,17 @@ def plan(
 
     given = {"data": data, "out": out, "dim": dim, "model": model, "threshold": threshold}
     base = train_config(config, given)
+    if rank_memory is not None and ranks is None:
+        raise ValueError(
+            f"--rank-memory {rank_memory} is the memory of each of --ranks processes; give --ranks "
+            f"too, or leave it out"
+        )
     made = plan_for(base, method, budget)
+    costs = None
+    if ranks is not None:  # what does not fit is not saved
+        from compactrec.benchmarks.rank_table import rank_costs
+
+        costs = rank_costs(made, base, ranks, rank_memory)
     out.parent.mkdir(parents=True, exist_ok=True)
     made.save(out)
     _console().print(plan_table(made, title=f"{out}: {method} at {budget}"))
@@ -167,10 +177,9 @@ def plan(
 
         counts = counts_of(made.features, Manifest.load(data).counts(data))
         draw_plan(plan_figures(made, counts), picture, title=f"{method} at {budget}")
-    if ranks is not None:
-        from compactrec.benchmarks.rank_table import rank_costs, rank_table
+    if costs is not None:
+        from compactrec.benchmarks.rank_table import rank_table
 
-        costs = rank_costs(made, base, ranks, rank_memory)
         _console().print(rank_table(costs, base.batch_size))
     if made.methods == {"full"}:
         _console().print("The budget holds the full tables: nothing is compressed.")

@@ -65,7 +65,8 @@ def test_what_does_not_fit_is_named() -> None:
             {"default": {"kind": "row_wise", "kernel": "fused_uvm"}}, "sgd",
             "kernel 'fused_uvm' keeps rows in the host's memory for a GPU",
         ),
-        ({"rank_memory_bytes": 10}, "sgd", "planner finds no place for 3 tables of"),
+        ({"rank_memory_bytes": 10}, "sgd", "there is no place for 3 tables of .* counts activa"),
+        ({"default": "row_wise"}, "adam", "no optimizer 'adam'; take one of sgd, rowwise_adagrad"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_said(given: dict[str, Any], optimizer: str, text: str) -> None:
@@ -76,3 +77,52 @@ def test_what_cannot_be_is_said(given: dict[str, Any], optimizer: str, text: str
 def test_ranks_must_be_alike() -> None:
     with pytest.raises(ValueError, match="3 ranks cannot be 2 on each machine"):
         Ranks(3, 2)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "rowwise_adagrad"])
+def test_what_is_left_to_the_planner_keeps_to_the_memory(optimizer: Any) -> None:
+    """Without a limit some are replicated; with one, tables are whole or spread by rows."""
+    needed = size(PLAN, optimizer=optimizer)
+    total = needed.table_bytes + needed.optimizer_bytes
+    free = estimate(PLAN, Sharding(), Ranks(2), optimizer, batch_size=64)
+    assert any(cost.replicated_bytes for cost in free)
+    memory = total // 2 + 1000
+    costs = estimate(PLAN, Sharding(rank_memory_bytes=memory), Ranks(2), optimizer, batch_size=64)
+    check_fits(costs, memory)
+    assert sum(cost.num_bytes for cost in costs) == total
+    assert sum(cost.num_shards for cost in costs) == 5  # two by rows, and one whole
+    roomy = estimate(PLAN, Sharding(rank_memory_bytes=total), Ranks(2), optimizer, batch_size=64)
+    check_fits(roomy, total)
+
+
+@pytest.mark.parametrize(
+    ("num", "memory", "text"),
+    [
+        (2, 40_192, "; 3 ranks or more could hold all of it, or take a smaller budget"),
+        (3, 30_192, "; 4 ranks or more could"),
+        (5, 16_192, "; 7 ranks or more could"),
+        (5, 12_000, "that table alone is too large: shard it row_wise over more ranks"),
+        (3, 192, "replicated tables alone take 192 bytes of every rank: shard the largest of"),
+    ],
+)
+def test_the_way_out_counts_replicated_tables_once(num: int, memory: int, text: str) -> None:
+    given = {"default": "row_wise", "tables": {"t_c__.*": "data_parallel"}}
+    sharding = Sharding.model_validate(given)
+    costs = estimate(PLAN, sharding, Ranks(num), "sgd", batch_size=64)
+    with pytest.raises(ValueError, match=text):
+        check_fits(costs, memory)
+
+
+def test_a_poor_balance_is_to_be_mended_first() -> None:
+    sharding = Sharding.model_validate({"default": {"kind": "table_wise", "place": 0}})
+    costs = estimate(PLAN, sharding, Ranks(2), "sgd", batch_size=64)
+    with pytest.raises(ValueError, match="the ranks together have room: shard that table row_wise"):
+        check_fits(costs, 64_000)
+
+
+def test_a_replicated_table_that_is_the_largest_is_to_be_sharded() -> None:
+    sharding = Sharding.model_validate({"default": "data_parallel"})
+    for num in (2, 3):
+        costs = estimate(PLAN, sharding, Ranks(num), "sgd", batch_size=64)
+        with pytest.raises(ValueError, match=r"'t_a__id'; that table is replicated, .* shard it"):
+            check_fits(costs, 150_000)
