@@ -22,6 +22,8 @@ __all__ = ["OptimizerNames"]
 _TABLE = ".embedding_bags."
 """In the name of every table's weight, and of no other parameter."""
 _MANY = 5
+_KINDS = {"SGD": "sgd", "Adagrad": "adagrad", "RowWiseAdagrad": "rowwise_adagrad"}
+"""What FusedOptimizer calls a class whose state of a table is that of the fused engine."""
 
 
 class OptimizerNames:
@@ -52,7 +54,7 @@ class OptimizerNames:
             for p in _parameters(optimizer)
         }
         """Optimizer and parameter by the parameter's name."""
-        self._updated_inside = frozenset(inside)
+        self._inside_kinds = {name: _kind_inside(state) for name, state in inside.items()}
 
     def tensors(self) -> dict[str, Tensor]:
         """All state of this process by name; nothing is copied."""
@@ -70,15 +72,20 @@ class OptimizerNames:
 
     def settings(self) -> dict[str, Any]:
         """JSON: which kind updates each parameter, and the numbers of every group."""
-        kinds = {name: type(optimizer).__name__ for name, (optimizer, _) in self.outside.items()}
+        kinds = {name: _kind_outside(name, *held) for name, held in self.outside.items()}
         return {
-            "kinds": {name: kind for name, kind in kinds.items() if _TABLE not in name},
+            "kinds": {**self._inside_kinds, **kinds},
             "groups": [self._group(g) for o in self._optimizers for g in o.param_groups],
         }
 
-    def check(self, stored: Mapping[str, StoredTensor], settings: Mapping[str, Any]) -> None:
-        """Raise CheckpointError unless a checkpoint is of these optimizers."""
-        theirs = settings["kinds"]
+    def check(
+        self, stored: Mapping[str, StoredTensor], settings: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Raise CheckpointError unless a checkpoint is of these optimizers.
+
+        ``settings`` are those of all processes that saved: each knows its own shards alone.
+        """
+        theirs = {name: kind for saved in settings for name, kind in saved["kinds"].items()}
         wrong = [
             f"{name} is updated by {theirs.get(name)} there and {kind} here"
             for name, kind in self.settings()["kinds"].items()
@@ -90,7 +97,7 @@ class OptimizerNames:
                 wrong.append(f"{name} is not in it")
             elif shape != stored[name].shape:
                 wrong.append(_unlike(name, stored[name].shape, shape))
-        known = self._updated_inside | {name.rsplit(".", 1)[0] for name in own}
+        known = self._inside_kinds.keys() | {name.rsplit(".", 1)[0] for name in own}
         for name in stored:
             if name.rsplit(".", 1)[0] in known and name not in own:
                 wrong.append(f"{name} is not kept here")
@@ -129,6 +136,24 @@ class OptimizerNames:
 def _parameters(optimizer: Any) -> Iterator[nn.Parameter]:
     for group in optimizer.param_groups:
         yield from group["params"]
+
+
+def _kind_outside(name: str, optimizer: Any, parameter: nn.Parameter) -> str:
+    kind = type(optimizer).__name__
+    if _TABLE not in name:
+        return kind
+    groups = (g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
+    momentum = " with momentum" if next(groups).get("momentum") else ""
+    return _KINDS.get(kind, kind) + momentum
+
+
+def _kind_inside(state: Mapping[str, Tensor]) -> str:
+    """By what it keeps, which is all there from the first step on."""
+    if "momentum2" in state:
+        return "fused adam"  # its state is not that of torch's
+    if "momentum1" in state:
+        return "rowwise_adagrad" if len(state["momentum1"].shape) == 1 else "adagrad"
+    return "sgd"
 
 
 def _inside(model: nn.Module) -> Iterator[tuple[str, dict[str, Tensor]]]:

@@ -25,6 +25,8 @@ __all__ = [
     "without",
 ]
 
+_MANY = 5
+
 
 def save_checkpoint(
     folder: CheckpointFolder,
@@ -85,19 +87,33 @@ def _put(
     optimizers: Sequence[Any] | None,
 ) -> None:
     own = prefixed("model.", model_tensors(model))
+    _check_model(model, checkpoint)
     if optimizers is None:
         put_model(model, without("model.", folder.read(checkpoint.tensors, own)))
         return
     rank = folder.processes.rank % len(checkpoint.ranks)
     saved = checkpoint.ranks[rank]
     names = OptimizerNames(model, optimizers)
-    names.check(without("optimizer.", checkpoint.tensors.tensors), saved["optimizers"])
+    settings = [other["optimizers"] for other in checkpoint.ranks]
+    names.check(without("optimizer.", checkpoint.tensors.tensors), settings)
     own |= prefixed("optimizer.", names.inside)
     outside = [f"optimizer.{name}." for name in names.outside]
     found = folder.read(checkpoint.tensors, own, whole=[*outside, f"random.{rank}."])
     put_model(model, without("model.", found))
     names.put(without("optimizer.", found), saved["optimizers"])
     put_random(without(f"random.{rank}.", found), saved["random"])
+
+
+def _check_model(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Raise where the checkpoint has more than the model; less is found in reading."""
+    own = model.state_dict().keys()
+    more = [name for name in without("model.", checkpoint.tensors.tensors) if name not in own]
+    if more:
+        shown = ", ".join(more[:_MANY]) + (f" and {len(more) - _MANY} more" if more[_MANY:] else "")
+        raise CheckpointError(
+            f"the checkpoint is of another model: it holds {shown}, which this model has not. Load "
+            f"it into a model that is built as the one that was saved"
+        )
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -1,0 +1,128 @@
+"""Checkpoints of whole models: what another optimizer or another model is told."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
+
+from compactrec.embeddings import (
+    CompressedEmbeddingBagCollection,
+    Feature,
+    FusedOptimizer,
+    full_plan,
+)
+from compactrec.embeddings.checkpoint_state import load_checkpoint, save_checkpoint
+from compactrec.embeddings.checkpointing import CheckpointError, CheckpointFolder
+from tests.contract.support import make_batch
+
+FEATURES = [
+    Feature(name="a", num_ids=50, dim=4),
+    Feature(name="b", num_ids=9, dim=8, pooling="mean"),
+    Feature(name="c", num_ids=70, dim=12),
+]
+PLAN = full_plan(FEATURES)
+KJT = make_batch(PLAN, "multi").kjt()
+
+Made = tuple[nn.Module, list[Any]]
+
+
+def fused(name: Any) -> Made:
+    optimizer = FusedOptimizer(name=name, learning_rate=0.1)
+    bags = CompressedEmbeddingBagCollection(PLAN, engine="fused", optimizer=optimizer)
+    return nn.ModuleDict({"bags": bags}), []
+
+
+def eager(kind: Callable[..., Any], **options: Any) -> Made:
+    model = nn.ModuleDict({"bags": CompressedEmbeddingBagCollection(PLAN)})
+    return model, [kind(model.parameters(), lr=0.1, **options)]
+
+
+def step(made: Made) -> None:
+    model, optimizers = made
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    model.get_submodule("bags")(KJT).values().square().sum().backward()
+    for optimizer in optimizers:
+        optimizer.step()
+
+
+MAKERS: dict[str, Callable[[], Made]] = {
+    "fused sgd": lambda: fused("sgd"),
+    "fused adagrad": lambda: fused("adagrad"),
+    "fused rowwise_adagrad": lambda: fused("rowwise_adagrad"),
+    "SGD": lambda: eager(torch.optim.SGD),
+    "SGD with momentum": lambda: eager(torch.optim.SGD, momentum=0.9),
+    "Adagrad": lambda: eager(torch.optim.Adagrad),
+    "RowWiseAdagrad": lambda: eager(RowWiseAdagrad),
+    "Adam": lambda: eager(torch.optim.Adam),
+}
+NAMES = {
+    "fused sgd": "sgd",
+    "fused adagrad": "adagrad",
+    "fused rowwise_adagrad": "rowwise_adagrad",
+    "SGD": "sgd",
+    "SGD with momentum": "sgd with momentum",
+    "Adagrad": "adagrad",
+    "RowWiseAdagrad": "rowwise_adagrad",
+}
+
+
+@pytest.mark.parametrize("there", MAKERS)
+@pytest.mark.parametrize("here", MAKERS)
+def test_the_optimizer_of_the_tables_is_compared(tmp_path: Path, there: str, here: str) -> None:
+    one, two = MAKERS[there](), MAKERS[here]()
+    step(one)
+    kinds = NAMES.get(there, there), NAMES.get(here, here)
+    with CheckpointFolder(tmp_path, {}) as folder:
+        save_checkpoint(folder, *one, step=1)
+        if kinds[0] != kinds[1]:
+            with pytest.raises(
+                CheckpointError,
+                match="the checkpoint is of another optimizer: .*weight is updated by "
+                f"{kinds[0]} there and {kinds[1]} here",
+            ):
+                load_checkpoint(folder, *two)
+            return
+        load_checkpoint(folder, *two)
+    step(one)
+    step(two)
+    for name, weight in two[0].named_parameters():
+        torch.testing.assert_close(weight, one[0].get_parameter(name), rtol=1e-4, atol=1e-5)
+
+
+def test_adam_inside_backward_is_another_optimizer_than_torchs(tmp_path: Path) -> None:
+    pytest.importorskip("numba", reason="the fused adam is one of kernel numba")
+    one, two = fused("adam"), eager(torch.optim.Adam)
+    step(one)
+    with CheckpointFolder(tmp_path, {}) as folder:
+        save_checkpoint(folder, *one, step=1)
+        with pytest.raises(CheckpointError, match="updated by fused adam there and Adam here"):
+            load_checkpoint(folder, *two)
+        three = fused("adam")
+        load_checkpoint(folder, *three)
+    step(one)
+    step(three)
+    for name, weight in three[0].named_parameters():
+        assert torch.equal(weight, one[0].get_parameter(name))
+
+
+@pytest.mark.parametrize("weights_only", [True, False])
+def test_a_larger_model_is_not_loaded_into_a_smaller_one(
+    tmp_path: Path, weights_only: bool
+) -> None:
+    large, optimizers = fused("sgd")
+    large.add_module("top", nn.Linear(24, 3))
+    small = fused("sgd")[0]
+    with CheckpointFolder(tmp_path, {}) as folder:
+        save_checkpoint(folder, large, optimizers, step=1)
+        with pytest.raises(
+            CheckpointError,
+            match=r"is of another model: it holds top\.weight, top\.bias, which this model has not",
+        ):
+            load_checkpoint(folder, small, None if weights_only else [])
+        small.add_module("top", nn.Linear(24, 3))
+        assert load_checkpoint(folder, small, None if weights_only else []) is not None
