@@ -13,6 +13,7 @@ from torchrec.modules.embedding_modules import (
 )
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
+from compactrec.embeddings.check_bags import check_bags
 from compactrec.embeddings.contract import Table
 from compactrec.embeddings.feature import Feature
 from compactrec.embeddings.fused_optimizer import FusedOptimizer
@@ -60,12 +61,15 @@ class KjtRewrite(nn.Module):
             )
         if features.keys() == list(self.ids.part_keys):
             return features  # rewritten already, in a loader
+        if not torch.compiler.is_compiling():
+            check_bags(features, signs=self.ids.check_ids)
         if features.keys() != self._keys:
             features = self._by_name(features)
-        if features.values().dtype != torch.int64:
-            raise ValueError(f"ids must be int64, got {features.values().dtype}")
+        values = features.values()
+        if values.dtype not in (torch.int64, torch.int32):
+            raise ValueError(f"ids must be int64 or int32, got {values.dtype}")
         weights = features.weights_or_none() if self._is_weighted else None
-        bags = Bags(features.values(), features.lengths(), weights)
+        bags = Bags(values.long(), features.lengths(), weights)
         out = self.ids(bags, None if torch.compiler.is_compiling() else features.length_per_key())
         return KeyedJaggedTensor(
             keys=list(self.ids.part_keys),
@@ -111,8 +115,8 @@ class CompressedEmbeddingBagCollection(EmbeddingBagCollectionInterface):
 
     Everything is float32, also where the model around it runs under ``torch.autocast``.
 
-    Shapes: KeyedJaggedTensor of F features and B examples -> KeyedTensor ``(B, sum of dims)``, keys
-    in the plan's order. Bytes: :func:`compactrec.embeddings.size`.
+    Shapes: KeyedJaggedTensor of F features and B examples, ids int64 or int32 -> KeyedTensor ``(B,
+    sum of dims)``, keys in the plan's order. Bytes: :func:`compactrec.embeddings.size`.
 
     Example::
 
@@ -174,7 +178,10 @@ class CompressedEmbeddingBagCollection(EmbeddingBagCollectionInterface):
         self._output_features = [output.feature for output in order]
 
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
-        """Logical vectors; raises ``ValueError`` on missing features and ids out of range."""
+        """Logical vectors.
+
+        Raises ``ValueError`` on missing features, ids out of range and lengths that do not fit.
+        """
         if self.engine == "fused" and (leaf := as_leaf(self, features)) is not None:
             return cast(KeyedTensor, leaf)
         kind = self.device.type
@@ -184,6 +191,12 @@ class CompressedEmbeddingBagCollection(EmbeddingBagCollectionInterface):
         if not isinstance(features, fx.Proxy) and features.values().device.type == "meta":
             values = torch.empty(features.stride(), sum(self._dims), device="meta")
             return KeyedTensor(keys=self._keys, length_per_key=self._dims, values=values)
+        if self.engine == "sharded" and kind == "meta":
+            raise ValueError(
+                "the tables of engine 'sharded' are allocated by shard(), which was not called; "
+                "call compactrec.embeddings.sharding.shard(model) and use the model that it "
+                "returns, or build the collection with engine='fused' or 'eager'"
+            )
         physical = self.rewrite(features)
         keys: Sequence[str] = ()
         dims: Sequence[int] = ()
