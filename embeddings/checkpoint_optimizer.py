@@ -157,22 +157,39 @@ def _kind_inside(state: Mapping[str, Tensor]) -> str:
 
 
 def _inside(model: nn.Module) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Weights that are updated inside backward, and the state of each."""
+    """Weights that are updated inside backward, and the state of each.
+
+    One-hot tables, whose gradient is 0, have none: replicated ones are in no optimizer.
+    """
     parallel = sys.modules.get("torchrec.distributed.model_parallel")
     if parallel is not None and isinstance(model, parallel.DistributedModelParallel):
+        constant = {
+            f"{tables}{_TABLE}{name}.weight"
+            for tables, module in _collections(model.module)
+            for name in module.constant_tables
+        }
         for weight, state in model.fused_optimizer.state_dict()["state"].items():
-            yield weight, {key.rsplit(".", 1)[1]: tensor for key, tensor in state.items()}
+            if weight not in constant:
+                yield weight, {key.rsplit(".", 1)[1]: tensor for key, tensor in state.items()}
         return
+    for tables, module in _collections(model):
+        if module.engine != "fused":
+            continue
+        state = module.optimizer_state_dict()
+        for table in module.tables.embedding_bags:
+            if table not in module.constant_tables:
+                keys = [key for key in state if key.rsplit(".", 1)[0] == table]
+                of_table = {key.rsplit(".", 1)[1]: state[key] for key in keys}
+                yield f"{tables}{_TABLE}{table}.weight", of_table
+
+
+def _collections(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Every compressed collection, with the path of its tables."""
     collection = sys.modules.get("compactrec.embeddings.collection")
     kind = () if collection is None else collection.CompressedEmbeddingBagCollection
     for path, module in model.named_modules():
-        if isinstance(module, kind) and module.engine == "fused":
-            begin = f"{path}.tables" if path else "tables"
-            state = module.optimizer_state_dict()
-            for table in module.tables.embedding_bags:
-                keys = [key for key in state if key.rsplit(".", 1)[0] == table]
-                of_table = {key.rsplit(".", 1)[1]: state[key] for key in keys}
-                yield f"{begin}{_TABLE}{table}.weight", of_table
+        if isinstance(module, kind):
+            yield (f"{path}.tables" if path else "tables"), module
 
 
 def _unlike(name: str, there: tuple[int, ...], here: tuple[int, ...]) -> str:

@@ -250,11 +250,16 @@ class CompressedEmbeddingBagCollection(EmbeddingBagCollectionInterface):
     def constant_parameters(self) -> list[nn.Parameter]:
         """Weights of one-hot tables. Their gradient is 0, but a weight decay would move them, so no
         optimizer may hold them; the ``fused`` engine leaves them out by itself."""
-        names = [table.name for table in self._specs if table.is_constant]
+        names = self.constant_tables
         if not names:
             return []
         holders = cast(nn.ModuleDict, self.tables.embedding_bags)
         return [cast(nn.Parameter, holders[name].weight) for name in names]
+
+    @property
+    def constant_tables(self) -> tuple[str, ...]:
+        """Names of one-hot tables."""
+        return tuple(table.name for table in self._specs if table.is_constant)
 
     def optimizer_state_dict(self) -> dict[str, Tensor]:
         """State of the optimizer inside backward; empty for ``eager``."""
