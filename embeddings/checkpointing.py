@@ -247,8 +247,15 @@ class CheckpointFolder:
         lock = ExitStack()
 
         def take() -> None:
-            if self.processes.rank == 0:
+            if self.processes.rank != 0:
+                return
+            try:
                 lock.enter_context(locked(self.path))
+            except OSError as error:
+                raise CheckpointError(
+                    f"{self.path} cannot be written ({error}); give a folder that you may write, "
+                    "on a disk that is there"
+                ) from error
 
         self.processes.together(take)
         self._lock = lock

@@ -38,7 +38,7 @@ def materialize(model: nn.Module, *, max_bytes: int | None = None) -> nn.Module:
         ValueError: an open vocabulary, more than ``max_bytes``, a feature of several vectors, a
             wrapped model, or nothing to do. The model is unchanged then.
     """
-    refuse_wrapped(model)
+    refuse_wrapped(model, "materialize {path}.module, which is the model inside")
     modules = list(_compressed(model, set()))
     if not modules:
         raise ValueError("the model has no compressed tables; there is nothing to materialize")

@@ -15,6 +15,7 @@ from compactrec.embeddings.config import MethodConfig, first_error
 from compactrec.embeddings.contract import Arrays, Lowered, check_array
 from compactrec.embeddings.feature import Feature, check_features
 from compactrec.embeddings.full import FullConfig
+from compactrec.embeddings.patterns import check_pattern
 from compactrec.embeddings.registry import config_from_dict
 from compactrec.embeddings.routers import RoutingBytes
 from compactrec.embeddings.ties import check_ties, lower_tied
@@ -253,6 +254,9 @@ def select(
     exactly.
     Raises ``ValueError`` for a rule that matches nothing and a feature that no rule matches.
     """
+    exact = {feature.name for feature in features}
+    for pattern in rules.keys() - exact:
+        check_pattern(pattern, "feature", "C[0-9]+")
     used: set[str] = set()
     groups = []
     for feature in features:
@@ -260,7 +264,7 @@ def select(
         if is_small and feature.name not in rules:
             groups.append(Group((feature.name,), small or FullConfig()))
             continue
-        name = _matching_rule(feature, rules)
+        name = feature.name if feature.name in rules else _matching_rule(feature, rules, exact)
         used.add(name)
         groups.append(Group((feature.name,), rules[name]))
     idle = [name for name in rules if name not in used and name != "_default"]
@@ -269,11 +273,9 @@ def select(
     return Plan(features, tuple(groups))
 
 
-def _matching_rule(feature: Feature, rules: Mapping[str, MethodConfig]) -> str:
-    if feature.name in rules:
-        return feature.name
+def _matching_rule(feature: Feature, rules: Mapping[str, MethodConfig], exact: set[str]) -> str:
     for pattern in rules:
-        if pattern != "_default" and re.fullmatch(pattern, feature.name):
+        if pattern not in {"_default"} | exact and re.fullmatch(pattern, feature.name):
             return pattern
     if "_default" not in rules:
         raise ValueError(f"no rule matches feature {feature.name!r}; add '_default'")

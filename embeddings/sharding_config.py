@@ -7,6 +7,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from compactrec.embeddings.patterns import check_pattern
+
 __all__ = ["ShardKind", "Sharding", "TableSharding"]
 
 ShardKind = Literal["table_wise", "row_wise", "column_wise", "table_row_wise", "data_parallel"]
@@ -74,13 +76,7 @@ class Sharding(BaseModel):
         if not isinstance(value, dict):
             return value
         for pattern in value:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(
-                    f"{pattern!r} is not a regular expression ({error}); write the name of a "
-                    f"table, or a pattern such as 't_C1__.*'"
-                ) from None
+            check_pattern(pattern, "table", "t_C1__.*")
         return {k: {"kind": v} if isinstance(v, str) else v for k, v in value.items()}
 
     def of(self, table: str) -> TableSharding | None:

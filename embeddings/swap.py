@@ -17,6 +17,7 @@ from torch import nn
 
 from compactrec.embeddings.budget import Counts
 from compactrec.embeddings.config import MethodConfig
+from compactrec.embeddings.patterns import check_pattern
 from compactrec.embeddings.plan import Plan
 from compactrec.embeddings.swap_build import build
 from compactrec.embeddings.swap_find import FoundTable, find_tables
@@ -141,7 +142,11 @@ def _named(tables: list[FoundTable], names: Sequence[str] | None) -> list[FoundT
         return tables
     if isinstance(names, str):
         raise TypeError(f"names must be a list of names, got the string {names!r}")
-    matched = {name: [t for t in tables if _matches(name, t)] for name in names}
+    exact = {feature.name for table in tables for feature in table.features}
+    for name in names:
+        if name not in exact:
+            check_pattern(name, "table", "C[0-9]+")
+    matched = {name: [t for t in tables if _matches(name, t, exact)] for name in names}
     idle = [name for name, found in matched.items() if not found]
     if idle:
         raise ValueError(
@@ -151,5 +156,7 @@ def _named(tables: list[FoundTable], names: Sequence[str] | None) -> list[FoundT
     return [table for table in tables if any(table in found for found in matched.values())]
 
 
-def _matches(name: str, table: FoundTable) -> bool:
-    return any(f.name == name or re.fullmatch(name, f.name) for f in table.features)
+def _matches(name: str, table: FoundTable, exact: set[str]) -> bool:
+    if name in exact:
+        return any(f.name == name for f in table.features)
+    return any(re.fullmatch(name, f.name) for f in table.features)

@@ -69,7 +69,7 @@ def find_tables(model: nn.Module, max_bags: Mapping[str, int] | None = None) -> 
     ``max_bags`` says how many ids the bags of a collection's feature may hold; 1 by default.
     Raises ``ValueError`` for a model that is wrapped for several processes.
     """
-    refuse_wrapped(model)
+    refuse_wrapped(model, "call compress before wrapping: {short}(compress(model, ...))")
     tables: list[FoundTable] = []
     by_weight: dict[int, int] = {}
     for path, module in _walk("", model, set()):

@@ -20,9 +20,10 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
-def refuse_wrapped(model: nn.Module) -> None:
+def refuse_wrapped(model: nn.Module, advice: str) -> None:
     """Raise ``ValueError`` where a module of ``model`` is wrapped for several processes.
 
+    ``advice`` says what to do; ``{short}`` in it is the wrapper and ``{path}`` where it is.
     Classes are known by name, so that nothing has to be imported for it.
     """
     for path, module in model.named_modules():
@@ -32,7 +33,7 @@ def refuse_wrapped(model: nn.Module) -> None:
                 where = f"{path!r} is" if path else "the model is"
                 raise ValueError(
                     f"{where} wrapped in {base.__name__}, which has read its parameters already; "
-                    f"call compress before wrapping: {short}(compress(model, ...))"
+                    + advice.format(short=short, path=f"model.{path}" if path else "model")
                 )
 
 

@@ -387,3 +387,13 @@ def test_every_type_and_shape_comes_back(tmp_path: Path, dtype: torch.dtype) -> 
         read = store.read(found.tensors)
     assert all(torch.equal(read[key], given[key]) for key in given)
     assert all(read[key].dtype == dtype for key in given)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    for path in (tmp_path / "file" / "c", Path("/proc/nowhere/c")):
+        store = CheckpointFolder(path, IDENTITY)
+        with pytest.raises(
+            CheckpointError, match=r"c cannot be written \(.*\); give a folder that"
+        ):
+            store.save(1, tensors(1.0), {})

@@ -76,5 +76,7 @@ def test_select_keeps_small_features_apart() -> None:
 def test_select_says_what_matches_nothing() -> None:
     with pytest.raises(ValueError, match="no rule matches feature 'user'; add '_default'"):
         select(FEATURES, {"C.*": A})
+    with pytest.raises(ValueError, match=r"'\(C' is not a regular expression \(missing \)"):
+        select(FEATURES, {"_default": A, "(C": C})
     with pytest.raises(ValueError, match=r"rules that match no feature: D\.\*, nobody"):
         select(FEATURES, {"D.*": A, "nobody": B, "_default": C})

@@ -182,6 +182,12 @@ SMALL = MixedConfig(dims=(4,))
         (SMALLER, {"budget_bytes": 1}, "budget_bytes go with the name of a method"),
         (SOME, {}, f"method '{SOME}' needs budget_bytes; the tables asked for take"),
         (SOME, {"budget_bytes": 10**6, "names": ["usr"]}, "names that match no table: usr; there"),
+        (
+            SOME,
+            {"budget_bytes": 10**6, "names": ["user", "[C"]},
+            "'[C' is not a regular expression (unterminated character set at position 0); write "
+            "the name of a table, or a pattern such as 'C[0-9]+'",
+        ),
         (SOME, {"budget_bytes": 10}, f"{SOME}: "),
         ({"usr": SMALL}, {}, "rules that match no feature: usr"),
     ],
