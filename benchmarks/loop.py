@@ -19,6 +19,7 @@ from compactrec.benchmarks.processes import Processes
 from compactrec.data.loader import BatchLoader
 from compactrec.embeddings import CompressedEmbeddingBagCollection
 from compactrec.embeddings.checkpoint_index import TensorSet
+from compactrec.embeddings.checkpoint_optimizer import OptimizerNames
 from compactrec.embeddings.checkpointing import CheckpointFolder
 
 __all__ = ["Done", "Loop", "OneProcess", "make_loop", "predict"]
@@ -49,6 +50,9 @@ class Loop(Protocol):
 
     def position(self, loader: BatchLoader) -> dict[str, Any]:
         """The loader's state after the batches that were trained on."""
+
+    def names(self) -> OptimizerNames:
+        """Of the optimizers' state, by the names that parameters have in the model alone."""
 
     def load(self, folder: CheckpointFolder, weights: TensorSet) -> None:
         """Read weights into the model; every process must call it."""
@@ -90,6 +94,10 @@ class OneProcess:
     def position(self, loader: BatchLoader) -> dict[str, Any]:
         """That of the loader."""
         return loader.state_dict()
+
+    def names(self) -> OptimizerNames:
+        """Of the optimizers' state."""
+        return OptimizerNames(self._model, self.optimizers.stepped)
 
     def load(self, folder: CheckpointFolder, weights: TensorSet) -> None:
         """Read weights into the model."""

@@ -258,7 +258,13 @@ class SearchLoop:
         order = 1_000_000_000 * self._progress.phase + self._progress.step
         state = {"progress": self._progress.to_json()}
         snapshot.save(
-            self._store, order, self._model, self._optimizers, self._loaders, state, self._best
+            self._store,
+            order,
+            self._model,
+            self._optimizers,
+            self._loaders.state_dict(),
+            state,
+            self._best,
         )
         self._saved_at = time.monotonic()
 

@@ -20,6 +20,7 @@ from compactrec.data.batch import KjtBatch
 from compactrec.data.loader import BatchLoader
 from compactrec.embeddings import CompressedEmbeddingBagCollection
 from compactrec.embeddings.checkpoint_index import TensorSet
+from compactrec.embeddings.checkpoint_optimizer import OptimizerNames
 from compactrec.embeddings.checkpointing import CheckpointFolder
 from compactrec.embeddings.sharding import shard
 
@@ -85,6 +86,10 @@ class ShardedLoop:
         if self._position is not None:
             state["epoch"], state["next_batch"] = self._position
         return state
+
+    def names(self) -> OptimizerNames:
+        """Of the optimizers' state; the model is an attribute of what is sharded."""
+        return OptimizerNames(self._trained, self.optimizers.stepped, prefix="model.")
 
     def load(self, folder: CheckpointFolder, weights: TensorSet) -> None:
         """Read weights into the model, each process its own part."""

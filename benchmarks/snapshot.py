@@ -44,24 +44,27 @@ def save(
     step: int,
     model: nn.Module,
     optimizers: Stateful,
-    loader: Resumable,
+    position: Mapping[str, Any],
     state: Mapping[str, Any],
     best: TensorSet | None,
+    names: OptimizerNames | None = None,
 ) -> None:
-    """Weights, optimizer state, position of the loader and random states of every process.
+    """Weights, optimizer state, position in the data and random states of every process.
 
-    ``state`` is what else the loop remembers, ``best`` the selected weights.
+    ``position`` is the loader's state, ``state`` what else the loop remembers, ``best`` the
+    selected weights. ``names`` are those of the optimizers' state, where the model that has them is
+    wrapped.
     """
     words, generators = take_random()
     with optimizers.behind():
-        names = OptimizerNames(model, optimizers.stepped)
+        names = names or OptimizerNames(model, optimizers.stepped)
         tensors = {
             **prefixed("model.", model_tensors(model)),
             **prefixed("optimizer.", names.tensors()),
             **prefixed("decay.", optimizers.decay_state()),
             **prefixed(f"random.{folder.processes.rank}.", words),
         }
-    own = {"loader": loader.state_dict(), "optimizers": names.settings(), "random": generators}
+    own = {"loader": dict(position), "optimizers": names.settings(), "random": generators}
     folder.save(step, tensors, state, best, rank_state=own)
 
 
@@ -71,11 +74,15 @@ def restore(
     model: nn.Module,
     optimizers: Stateful,
     loader: Resumable,
+    names: OptimizerNames | None = None,
 ) -> None:
-    """Put back, in place, what :func:`save` saved."""
-    rank = folder.processes.rank
+    """Put back, in place, what :func:`save` saved.
+
+    Where other processes saved, this one takes the random states of rank ``r mod k``.
+    """
+    rank = folder.processes.rank % len(checkpoint.ranks)
     saved = checkpoint.ranks[rank]
-    names = OptimizerNames(model, optimizers.stepped)
+    names = names or OptimizerNames(model, optimizers.stepped)
     own = prefixed("model.", model_tensors(model)) | prefixed("optimizer.", names.inside)
     outside = [f"optimizer.{name}." for name in names.outside]
     random = f"random.{rank}."

@@ -73,6 +73,8 @@ __all__ = [
 ]
 
 SHOW_EVERY_SECONDS = 0.5
+ASK_EVERY_STEPS = 16
+"""So many steps go by until several processes ask the first one for the time."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -165,8 +167,9 @@ def _start(
         ),
         store=store,
     )
-    if config.engine != "sharded" and (checkpoint := store.load()) is not None:
-        snapshot.restore(store, checkpoint, model, loop.optimizers, run.loader)
+    if (checkpoint := store.load()) is not None:
+        names = loop.names()
+        snapshot.restore(store, checkpoint, model, loop.optimizers, run.loader, names)
         run.history = History.from_json(checkpoint.state["history"])
         run.best_file = checkpoint.best
         run.started_at = None
@@ -232,20 +235,23 @@ def _validate(run: Run) -> None:
 
 
 def _checkpoint_is_due(run: Run) -> bool:
-    if run.config.engine == "sharded":
-        return False
+    """The same answer in every process, although their clocks differ."""
     steps, seconds = run.config.checkpoint_every_steps, run.config.checkpoint_every_seconds
     if steps is not None and run.history.step % steps == 0:
         return True
-    return seconds is not None and time.monotonic() - run.saved_at >= seconds
+    if seconds is None or (run.processes.size > 1 and run.history.step % ASK_EVERY_STEPS):
+        return False
+    late = time.monotonic() - run.saved_at >= seconds
+    return run.processes.sum([late and run.processes.is_first])[0] > 0
 
 
 def _save(run: Run) -> None:
-    history = run.history
-    state = {"history": history.to_json()}
+    history, loop = run.history, run.loop
+    loop.pause()
     snapshot.save(
-        run.store, history.step, run.model, run.loop.optimizers, run.loader, state, run.best_file
-    )
+        run.store, history.step, run.model, loop.optimizers, loop.position(run.loader),
+        {"history": history.to_json()}, run.best_file, loop.names(),
+    )  # fmt: skip
     run.saved_at = time.monotonic()
 
 

@@ -32,18 +32,19 @@ class OptimizerNames:
     Args:
         model: its collections and, under DistributedModelParallel, its shards.
         optimizers: torch's or torchrec's, whose state is kept by parameter.
+        prefix: of names in ``model`` that names in the checkpoint have not.
     """
 
-    def __init__(self, model: nn.Module, optimizers: Sequence[Any]) -> None:
+    def __init__(self, model: nn.Module, optimizers: Sequence[Any], *, prefix: str = "") -> None:
         self._optimizers = list(optimizers)
-        self._names = {id(p): name for name, p in model.named_parameters()}
+        self._names = {id(p): name.removeprefix(prefix) for name, p in model.named_parameters()}
         strange = sum(id(p) not in self._names for o in optimizers for p in _parameters(o))
         if strange:
             raise ValueError(
                 f"the optimizers hold {strange} parameters that are not of this model; give the "
                 "model that they train, and no other"
             )
-        inside = dict(_inside(model))
+        inside = {name.removeprefix(prefix): state for name, state in _inside(model)}
         self.inside = {
             f"{name}.{key}": t for name, state in inside.items() for key, t in state.items()
         }

@@ -44,7 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _say(f"error{_process(error)}: {reason}", 1) if _speaks(error) else 1
     if code == INTERRUPTED:  # Typer's own code for Ctrl-C
-        return _say("stopped; the same command goes on where this one was", INTERRUPTED)
+        return _say(
+            "stopped; the same command goes on from the last checkpoint, if there is one",
+            INTERRUPTED,
+        )
     return code if isinstance(code, int) else 0
 
 

@@ -203,7 +203,8 @@ def train(
     """Train one model and test it once.
 
     Weights are selected on validation rows. `--epochs 0` scores the weights of `--start` as they
-    are. A run that was interrupted goes on from its checkpoint.
+    are. A checkpoint is made every five minutes (or as checkpoint_every_seconds and
+    checkpoint_every_steps say in the file of --config); a run that was interrupted goes on from it.
     """
     from compactrec.benchmarks.choices import train_config_for
     from compactrec.benchmarks.runs import quiet_torch

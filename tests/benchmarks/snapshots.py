@@ -23,7 +23,7 @@ class _Nowhere:
 def save(folder: Path, model: nn.Module, optimizers: Stateful) -> None:
     """Into a new checkpoint."""
     with CheckpointFolder(folder, {}) as store:
-        snapshot.save(store, 1, model, optimizers, _Nowhere(), {}, None)
+        snapshot.save(store, 1, model, optimizers, {}, {}, None)
 
 
 def put_back(folder: Path, model: nn.Module, optimizers: Stateful) -> None:

@@ -1,6 +1,7 @@
 """The training script on two processes gives what it gives on one; errors end all, in one voice."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -56,13 +57,13 @@ def config_of(folder: Path, out: Path, **changes: Any) -> TrainConfig:
 
 
 def torchrun(
-    folder: Path, out: Path, toml: str, *words: str, size: int = 2
+    folder: Path, out: Path, toml: str, *words: str, size: int = 2, module: str = "compactrec"
 ) -> "subprocess.CompletedProcess[str]":
     config = out.with_suffix(".toml")
     config.write_text(toml)
     launch = [
         sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--nproc-per-node",
-        str(size), "--master-port", str(free_port()), "-m", "compactrec", "train",
+        str(size), "--master-port", str(free_port()), "-m", module, "train",
     ]  # fmt: skip
     given = ["--data", folder, "--out", out, "--config", config, "--engine", "sharded", *words]
     return subprocess.run(
@@ -89,13 +90,39 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.dist
-def test_two_processes_train_what_one_does(folder: Path, tmp_path: Path) -> None:
+def test_two_processes_train_what_one_does_and_go_on_after_a_kill(
+    folder: Path, tmp_path: Path
+) -> None:
     train(config_of(folder, tmp_path / "one"))
-    plan = tmp_path / "one" / PLAN_NAME
-    done = torchrun(folder, tmp_path / "two", TOML, "--plan", str(plan), "--threads", "1")
+    words = ("--plan", str(tmp_path / "one" / PLAN_NAME), "--threads", "1")
+    done = torchrun(folder, tmp_path / "two", TOML, *words)
     assert done.returncode == 0, done.stderr
     assert_same_run(tmp_path / "one", tmp_path / "two")
     assert done.stdout.count("serving bytes") == 1  # one process shows the result
+
+    toml = "checkpoint_every_steps = 5\n" + TOML
+    killed = torchrun(folder, tmp_path / "on", toml, *words, module="tests.benchmarks.dying_train")
+    assert killed.returncode != 0
+    assert "-SIGKILL" in killed.stderr or "Signal 9" in killed.stderr, killed.stderr
+    shutil.copytree(tmp_path / "on", tmp_path / "alone")
+    assert (tmp_path / "on" / "checkpoint" / "checkpoint.json").is_file()
+    done = torchrun(folder, tmp_path / "on", toml, *words)
+    assert done.returncode == 0, done.stderr
+    assert_went_on(tmp_path / "on")
+    first, second = (
+        load_file(tmp_path / "two" / MODEL_NAME),
+        load_file(tmp_path / "on" / MODEL_NAME),
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)  # to the last bit
+    done = torchrun(folder, tmp_path / "alone", toml, *words, size=1)
+    assert done.returncode == 0, done.stderr
+    assert_went_on(tmp_path / "alone")
+    assert_same_run(tmp_path / "one", tmp_path / "alone")
+
+
+def assert_went_on(out: Path) -> None:
+    """The run that ended had not begun anew; that leaves no total time."""
+    assert Result.load(out).total_seconds is None
 
 
 @pytest.mark.filterwarnings("ignore:Please use DTensor instead:FutureWarning")
