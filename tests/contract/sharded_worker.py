@@ -54,7 +54,7 @@ class Setup:
 
 
 def setups_of(name: str, plan: Plan, *, every: bool, turn: int) -> list[Setup]:
-    """Ways to train a plan: all of them, or two with all kinds, both optimizers and both inputs."""
+    """Ways to train a plan: all of them, or one that goes by turns through all there is."""
     rowwise = tuple(kind for kind in KINDS if kind != "column_wise")
     if every:
         found = [
@@ -68,10 +68,11 @@ def setups_of(name: str, plan: Plan, *, every: bool, turn: int) -> list[Setup]:
     flip, by = bool(turn % 2), turn % len(KINDS)
     turned = KINDS[by:] + KINDS[:by]
     by %= len(rowwise)
-    return [
-        Setup(name, plan, turned, "sgd", weighted=flip, pipelined=not flip),
-        Setup(name, plan, rowwise[by:] + rowwise[:by], "rowwise_adagrad", not flip, pipelined=flip),
-    ]
+    weighted = bool(turn // 2 % 2)
+    if flip:
+        return [Setup(name, plan, turned, "sgd", weighted, pipelined=bool(turn // 4 % 2))]
+    kinds = rowwise[by:] + rowwise[:by]
+    return [Setup(name, plan, kinds, "rowwise_adagrad", weighted, pipelined=bool(turn // 4 % 2))]
 
 
 class Model(nn.Module):

@@ -1,7 +1,7 @@
 """Several processes train the same numbers as one, for every case of every method.
 
-Each case is trained twice: over all kinds of sharding, with both optimizers, plain and weighted
-bags, pipelined and not, spread over the two. ``COMPACTREC_SHARDED=all`` trains every case in every
+Each case is trained once, over all kinds of sharding; optimizers, plain and weighted bags,
+pipelined and not take turns over the cases. ``COMPACTREC_SHARDED=all`` trains every case in every
 way, which takes long.
 """
 
