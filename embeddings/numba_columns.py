@@ -7,12 +7,11 @@ Rows are taken in blocks that stay in cache; a block's gradients of weights are 
 that their sum does not depend on the number of threads.
 """
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from numba import njit
 
+from compactrec.embeddings.numba_jit import jit
 from compactrec.embeddings.numba_lanes import (
     load1,
     load4,
@@ -31,20 +30,8 @@ BLOCK = 64
 LANES = "c46943a1bd21d8b1"
 """Of ``numba_lanes.py``: first 16 digits of its sha256. Kept code is old when this file changes."""
 
-F = TypeVar("F", bound=Callable[..., Any])
 
-
-def _jit(function: F) -> F:
-    """Compiled at the first call, without the interpreter's lock, and kept on disk if possible."""
-    options = {"nogil": True, "error_model": "numpy"}
-    try:
-        compiled: F = njit(cache=True, **options)(function)
-    except RuntimeError:  # neither the folder of this file nor the user's cache can be written
-        compiled = njit(**options)(function)
-    return compiled
-
-
-@_jit
+@jit
 def _clear(out: Any, count: Any) -> None:
     zero = splat8(np.float32(0))
     for k in range(0, count - 7, 8):
@@ -53,7 +40,7 @@ def _clear(out: Any, count: Any) -> None:
         store(out, k, np.float32(0))
 
 
-@_jit
+@jit
 def _add(out: Any, x: Any, width: Any) -> None:
     """``out += x``"""
     for k in range(0, width - 7, 8):
@@ -66,7 +53,7 @@ def _add(out: Any, x: Any, width: Any) -> None:
         store(out, k, load1(out, k) + load1(x, k))
 
 
-@_jit
+@jit
 def _subtract(out: Any, x: Any, width: Any) -> None:
     """``out -= x``"""
     for k in range(0, width - 7, 8):
@@ -79,7 +66,7 @@ def _subtract(out: Any, x: Any, width: Any) -> None:
         store(out, k, load1(out, k) - load1(x, k))
 
 
-@_jit
+@jit
 def _multiply(out: Any, x: Any, y: Any, width: Any) -> None:
     """``out += x * y``"""
     for k in range(0, width - 7, 8):
@@ -92,7 +79,7 @@ def _multiply(out: Any, x: Any, y: Any, width: Any) -> None:
         store(out, k, load1(out, k) + load1(x, k) * load1(y, k))
 
 
-@_jit
+@jit
 def _project(out: Any, x: Any, p: Any, width: Any, dim: Any) -> None:
     """``out += x @ P``, ``P (width, dim)``"""
     for k in range(0, dim - 7, 8):
@@ -114,7 +101,7 @@ def _project(out: Any, x: Any, p: Any, width: Any, dim: Any) -> None:
         store(out, k, s)
 
 
-@_jit
+@jit
 def _project_back(gx: Any, gp: Any, g: Any, x: Any, p: Any, width: Any, dim: Any) -> None:
     """``gx += g @ P^T; gP += x^T g``"""
     for i in range(width):
@@ -137,7 +124,7 @@ def _project_back(gx: Any, gp: Any, g: Any, x: Any, p: Any, width: Any, dim: Any
         store(gx, i, s)
 
 
-@_jit
+@jit
 def forward(
     terms: Any,
     pooled: Any,
@@ -168,7 +155,7 @@ def forward(
                     _project(y, x, weights + 4 * place, width, dim)
 
 
-@_jit
+@jit
 def backward(
     terms: Any,
     pooled: Any,

@@ -10,12 +10,11 @@ row. Nothing else is checked: offsets must rise from 0 to the number of values, 
 what the layout says.
 """
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from numba import njit
 
+from compactrec.embeddings.numba_jit import jit
 from compactrec.embeddings.numba_lanes import (
     load1,
     load4,
@@ -59,20 +58,8 @@ _ONE = np.float32(1)
 LANES = "c46943a1bd21d8b1"
 """Of ``numba_lanes.py``: first 16 digits of its sha256. Kept code is old when this file changes."""
 
-F = TypeVar("F", bound=Callable[..., Any])
 
-
-def _jit(function: F) -> F:
-    """Compiled at the first call, without the interpreter's lock, and kept on disk if possible."""
-    options = {"nogil": True, "error_model": "numpy"}
-    try:
-        compiled: F = njit(cache=True, **options)(function)
-    except RuntimeError:  # neither the folder of this file nor the user's cache can be written
-        compiled = njit(**options)(function)
-    return compiled
-
-
-@_jit
+@jit
 def _assign(out: Any, x: Any, scale: Any, dim: Any) -> None:
     """``out = scale x``"""
     for k in range(0, dim - 7, 8):
@@ -81,7 +68,7 @@ def _assign(out: Any, x: Any, scale: Any, dim: Any) -> None:
         store(out, dim - 4, load4(x, dim - 4) * splat4(scale))
 
 
-@_jit
+@jit
 def _add(out: Any, x: Any, scale: Any, dim: Any) -> None:
     """``out += scale x``"""
     for k in range(0, dim - 7, 8):
@@ -90,7 +77,7 @@ def _add(out: Any, x: Any, scale: Any, dim: Any) -> None:
         store(out, dim - 4, load4(out, dim - 4) + load4(x, dim - 4) * splat4(scale))
 
 
-@_jit
+@jit
 def _dot(x: Any, y: Any, dim: Any) -> Any:
     found = splat8(np.float32(0))
     for k in range(0, dim - 7, 8):
@@ -101,7 +88,7 @@ def _dot(x: Any, y: Any, dim: Any) -> Any:
     return result
 
 
-@_jit
+@jit
 def _adagrad(w: Any, s: Any, g: Any, dim: Any, rate: Any, eps: Any) -> None:
     """``s += g^2; w -= rate g / (sqrt(s) + eps)``"""
     for k in range(0, dim - 7, 8):
@@ -117,7 +104,7 @@ def _adagrad(w: Any, s: Any, g: Any, dim: Any, rate: Any, eps: Any) -> None:
         store(w, k, load4(w, k) - splat4(rate) * a / (root(b) + splat4(eps)))
 
 
-@_jit
+@jit
 def _adam(
     w: Any, m: Any, v: Any, g: Any, dim: Any, rate: Any, eps: Any, second: Any, b1: Any, b2: Any
 ) -> None:
@@ -141,7 +128,7 @@ def _adam(
         store(w, k, load4(w, k) - part)
 
 
-@_jit
+@jit
 def look_up(
     tables: Any,
     parts: Any,
@@ -184,7 +171,7 @@ def look_up(
     return -1
 
 
-@_jit
+@jit
 def weight_gradients(
     tables: Any,
     parts: Any,
@@ -209,7 +196,7 @@ def weight_gradients(
     return -1
 
 
-@_jit
+@jit
 def _sum(
     tables: Any,
     parts: Any,
@@ -270,7 +257,7 @@ def _sum(
     return count
 
 
-@_jit
+@jit
 def update(
     kind: Any,
     tables: Any,

@@ -71,7 +71,7 @@ def test_the_loss_stays_near_and_the_weights_float32(case: Case) -> None:
 @each_case
 @pytest.mark.parametrize("engine", ["eager", "fused"])
 def test_a_collection_leaves_autocast(case: Case, engine: str) -> None:
-    collection = CompressedEmbeddingBagCollection(case.plan, engine=engine)  # type: ignore[arg-type]
+    collection = CompressedEmbeddingBagCollection(case.plan, engine=engine)  # type: ignore[arg-type]  # a name
     batch = make_batch(case.plan, "multi", size=6).kjt()
     expected = collection(batch).values()
     with torch.autocast("cpu", torch.bfloat16):

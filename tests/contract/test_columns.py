@@ -34,7 +34,7 @@ def test_the_numbers_and_gradients_of_every_method(
     case: Case, bags: str, size: int, weighted: bool
 ) -> None:
     collection = build(case.plan, is_weighted=weighted)
-    batch = make_batch(case.plan, bags, weighted=weighted, size=size).kjt()  # type: ignore[arg-type]
+    batch = make_batch(case.plan, bags, weighted=weighted, size=size).kjt()  # type: ignore[arg-type]  # a name
     leaves = [p for p in collection.parameters() if p.requires_grad]
     collection.combine.compiled = False
     expected = collection(batch).values()

@@ -30,7 +30,7 @@ def test_tables_start_as_the_lowering_says(case: Case, engine: str) -> None:
     draws: dict[str, list[Tensor]] = {}
     for seed in range(100, 112):  # tiny tables: more draws make the test sharper
         torch.manual_seed(seed)
-        collection = CompressedEmbeddingBagCollection(case.plan, engine=engine)  # type: ignore[arg-type]
+        collection = CompressedEmbeddingBagCollection(case.plan, engine=engine)  # type: ignore[arg-type]  # a name
         for name, weight in collection.state_dict().items():
             draws.setdefault(name, []).append(weight.detach().clone().double())
     for part in case.plan.lower():

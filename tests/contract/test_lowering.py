@@ -182,7 +182,7 @@ def test_bags_that_are_too_long_are_refused(case: Case, features: list[Feature])
 @pytest.mark.parametrize("engine", ["eager", "fused"])
 @each_case
 def test_ids_out_of_range_are_refused(case: Case, engine: str) -> None:
-    collection = CompressedEmbeddingBagCollection(case.plan, engine=engine)  # type: ignore[arg-type]
+    collection = CompressedEmbeddingBagCollection(case.plan, engine=engine)  # type: ignore[arg-type]  # a name
     for feature in case.plan.features:
         top = 2**63 - 1 if feature.num_ids is None else feature.num_ids - 1
         bad = [-1] if feature.num_ids is None else [-1, feature.num_ids, 2**63 - 1]

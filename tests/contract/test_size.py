@@ -38,7 +38,7 @@ def num_bytes(tensors: Iterable[Tensor]) -> int:
 @each_case
 def test_serving_bytes_equal_allocated_bytes(case: Case, engine: str) -> None:
     report = size(case.plan)
-    collection = CompressedEmbeddingBagCollection(case.plan, engine=engine)  # type: ignore[arg-type]
+    collection = CompressedEmbeddingBagCollection(case.plan, engine=engine)  # type: ignore[arg-type]  # a name
     assert report.table_bytes == num_bytes(collection.tables.parameters())
     assert report.aux_bytes == num_bytes(collection.rewrite.buffers())
     assert report.dense_bytes == num_bytes(collection.combine.parameters())

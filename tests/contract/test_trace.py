@@ -42,7 +42,7 @@ def test_traced_models_keep_the_numbers(case: Case, weighted: bool, leaves: list
         whole = {f"embeddings.{name}" for name, _ in model.embeddings.named_children()}
         assert called == {"top"} | whole
     for bags, size in (("multi", 7), ("single", 4), ("empty", 1)):
-        batch = make_batch(case.plan, bags, weighted=weighted, size=size).kjt()  # type: ignore[arg-type]
+        batch = make_batch(case.plan, bags, weighted=weighted, size=size).kjt()  # type: ignore[arg-type]  # a name
         torch.testing.assert_close(traced(batch), model(batch), rtol=0, atol=0)
 
 

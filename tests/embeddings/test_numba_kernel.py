@@ -43,7 +43,7 @@ PART_TABLES = (0, 1, 1, 2)
 
 
 def kernel_of(name: str, **settings: Any) -> NumbaKernel:
-    kernel = NumbaKernel(TABLES, PART_TABLES, FusedOptimizer(name=name, **settings))  # type: ignore[arg-type]
+    kernel = NumbaKernel(TABLES, PART_TABLES, FusedOptimizer(name=name, **settings))  # type: ignore[arg-type]  # a name
     generator = torch.Generator().manual_seed(1)
     for weight in kernel.weights():
         weight.uniform_(-1, 1, generator=generator)
@@ -187,7 +187,7 @@ PLAN = Plan(FEATURES, tuple(Group((f.name,), FullConfig()) for f in FEATURES))
 def build(name: str, kernel: str, *, is_weighted: bool = True) -> CompressedEmbeddingBagCollection:
     """Trained weights of ids go with FBGEMM only where no coupled decay does."""
     torch.manual_seed(2)
-    optimizer = FusedOptimizer(name=name, weight_decay=0.0 if is_weighted else 0.1)  # type: ignore[arg-type]
+    optimizer = FusedOptimizer(name=name, weight_decay=0.0 if is_weighted else 0.1)  # type: ignore[arg-type]  # a name
     return CompressedEmbeddingBagCollection(
         PLAN,
         engine="fused",
