@@ -12,7 +12,7 @@ from compactrec.embeddings.layers import CompressedEmbeddingBag
 from compactrec.embeddings.plan import Plan
 from compactrec.embeddings.single import SingleFeature
 from compactrec.embeddings.swap_build import Built
-from compactrec.embeddings.swap_install import install
+from compactrec.embeddings.swap_install import install, rewire_optimizers
 from compactrec.embeddings.swap_reasons import refuse_wrapped
 
 __all__ = ["materialize"]
@@ -23,7 +23,12 @@ _Key = tuple[int, str, int | None]
 """Layers with equal keys are tied: the same tables, feature and padding."""
 
 
-def materialize(model: nn.Module, *, max_bytes: int | None = None) -> nn.Module:
+def materialize(
+    model: nn.Module,
+    *,
+    max_bytes: int | None = None,
+    optimizers: Sequence[torch.optim.Optimizer] = (),
+) -> nn.Module:
     """Put plain tables in the place of compressed ones; returns ``model``, or the new module.
 
     ``CompressedEmbedding`` becomes ``nn.Embedding``, ``CompressedEmbeddingBag`` becomes
@@ -33,6 +38,9 @@ def materialize(model: nn.Module, *, max_bytes: int | None = None) -> nn.Module:
 
     Args:
         max_bytes: what all plain tables together may take; None is no limit.
+        optimizers: get each plain table into the group of the first weights that it stands for,
+            without their state. A table whose weights they do not hold, as those that are updated
+            inside backward, is in none of them.
 
     Raises:
         ValueError: an open vocabulary, more than ``max_bytes``, a feature of several vectors, a
@@ -50,13 +58,14 @@ def materialize(model: nn.Module, *, max_bytes: int | None = None) -> nn.Module:
         module.eval()
         try:
             if isinstance(module, SingleFeature):
-                new: nn.Module = _plain_layer(module, tables)
+                new: nn.Module = _plain_layer(module, tables, built)
             else:
-                new = _plain_collection(module)
+                new = _plain_collection(module, built)
         finally:
             module.train(mode)
         trains = any(parameter.requires_grad for parameter in module.parameters())
         built.modules[id(module)] = new.train(mode).requires_grad_(trains)
+    rewire_optimizers(built.parameters, optimizers)
     return install(model, built)
 
 
@@ -133,11 +142,35 @@ def _key(layer: SingleFeature, keys: Container[_Key]) -> _Key:
     return key if key in keys else (*key[:2], None)
 
 
-def _plain_layer(layer: SingleFeature, tables: dict[_Key, nn.Parameter | None]) -> nn.Module:
+def _follow(module: Any, new: nn.Parameter, keys: Sequence[str], built: Built) -> None:
+    """Let ``new`` stand where the first of the weights behind ``keys`` that trains stands.
+
+    Those are the tables that ``module`` reads for the keys, then the combines that make them.
+    """
+    collection = not isinstance(module, SingleFeature)
+    ids = module.rewrite.ids if collection else module.rewrite
+    read = zip(ids.part_keys, ids.part_tables, strict=True)
+    names = dict.fromkeys(table for part, table in read if part.partition("__")[0] in keys)
+    made = [output.combine for output in module.combine.outputs if output.feature in keys]
+    old = [module.tables.embedding_bags[name].weight for name in names]
+    old += [parameter for combine in made for parameter in combine.parameters()]
+    constant = (module if collection else module.tables).constant_parameters()
+    fixed = {id(parameter) for parameter in constant}
+    for parameter in old:
+        built.parameters.setdefault(id(parameter), ())
+    trained = [p for p in old if p.requires_grad and id(p) not in fixed]
+    for first in (trained or old)[:1]:
+        built.parameters[id(first)] = (*built.parameters[id(first)], new)
+
+
+def _plain_layer(
+    layer: SingleFeature, tables: dict[_Key, nn.Parameter | None], built: Built
+) -> nn.Module:
     key = _key(layer, tables)
     weight = tables.get(key)
     if weight is None:
         weight = tables[key] = nn.Parameter(_all_rows(layer, key[2]))
+        _follow(layer, weight, [layer.feature.name], built)
     new: nn.Embedding | nn.EmbeddingBag
     if isinstance(layer, CompressedEmbeddingBag):
         new = nn.EmbeddingBag.from_pretrained(
@@ -164,7 +197,7 @@ def _all_rows(layer: SingleFeature, padding_idx: int | None) -> Tensor:
         layer.padding_idx = given
 
 
-def _plain_collection(module: Any) -> nn.Module:
+def _plain_collection(module: Any, built: Built) -> nn.Module:
     from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig, PoolingType
     from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 
@@ -206,9 +239,9 @@ def _plain_collection(module: Any) -> nn.Module:
         new = EmbeddingCollection([EmbeddingConfig(**s) for s in shapes], meta, need)
         holders = new.embeddings
     for name, run in zip(names, groups, strict=True):
-        vectors = _vectors(bags, run[0])
-        holders[name].weight = nn.Parameter(vectors)
-        new._device = vectors.device
+        weight = holders[name].weight = nn.Parameter(_vectors(bags, run[0]))
+        new._device = weight.device
+        _follow(bags, weight, [feature.name for feature in run], built)
     return new
 
 

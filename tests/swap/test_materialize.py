@@ -25,7 +25,7 @@ from tests.cases import CASES, needs_hash
 from tests.contract.support import assert_near, build, make_batch
 from tests.methods.base import Case
 from tests.swap.models import METHODS_TO_SWAP, Mixture, one_vector_each
-from tests.swap.test_swap import FITTING, swapped
+from tests.swap.test_swap import FITTING, planned, swapped
 
 
 @pytest.mark.parametrize("method", METHODS_TO_SWAP)
@@ -81,6 +81,68 @@ def _one_bag(ids: dict[str, list[int]]) -> KeyedJaggedTensor:
     """One example with a bag for every feature."""
     values = torch.tensor([i for bag in ids.values() for i in bag])
     return KeyedJaggedTensor(list(ids), values, lengths=torch.tensor([*map(len, ids.values())]))
+
+
+@pytest.mark.parametrize("method", METHODS_TO_SWAP)
+def test_optimizers_get_the_plain_tables_where_the_compressed_ones_were(method: str) -> None:
+    plan = planned(method).plan
+    assert plan is not None
+    model = Mixture()
+    bags: Any = model.ebc.embedding_bags
+    tables = [
+        [model.user.weight, model.clicks.weight],
+        [bags["t_items"].weight],
+        [bags["t_tags"].weight],
+    ]
+    known = {id(p) for group in tables for p in group}
+    rest = [p for p in model.parameters() if id(p) not in known]
+    optimizer = torch.optim.Adam(
+        [{"params": rest}, *({"params": p, "lr": i} for i, p in enumerate(tables, 2))], lr=0.01
+    )
+    compress(model, plan, optimizers=[optimizer], report=False)
+    model(*Mixture.batch()).sum().backward()
+    optimizer.step()
+    materialize(model, optimizers=[optimizer])
+    bags = model.ebc.embedding_bags
+    held = [[id(p) for p in group["params"]] for group in optimizer.param_groups]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.01, 2, 3, 4]
+    assert set(held[1]) == {id(model.user.weight), id(model.clicks.weight)}
+    assert held[2:] == [[id(bags["t_items"].weight)], [id(bags["t_tags"].weight)]]
+    assert sorted(i for group in held for i in group) == sorted(id(p) for p in model.parameters())
+    assert {id(p) for p in optimizer.state} <= {id(p) for p in rest}, "others are replaced"
+    before = model.user.weight.detach().clone()
+    optimizer.zero_grad()
+    model(*Mixture.batch()).sum().backward()
+    optimizer.step()
+    assert not torch.equal(model.user.weight, before)
+
+
+def test_a_frozen_table_follows_the_projection_that_trains() -> None:
+    model = nn.ModuleDict({"a": nn.Embedding(50, 8), "b": nn.Linear(2, 2)})
+    compress(model, {"a": MixedConfig(dims=(4,))}, report=False)
+    a: Any = model["a"]
+    a.tables.requires_grad_(False)
+    slow = torch.optim.SGD(a.tables.parameters(), lr=0.1)
+    fast = torch.optim.SGD([*a.combine.parameters(), *model["b"].parameters()], lr=0.1)
+    model["penalties"] = held = nn.Identity()
+    vars(held)["weights"] = [*a.parameters()]
+    materialize(model, optimizers=[slow, fast])
+    weight = model["a"].weight
+    assert slow.param_groups[0]["params"] == []
+    assert [id(p) for p in fast.param_groups[0]["params"]] == [
+        id(p) for p in (weight, *model["b"].parameters())
+    ]
+    assert [id(p) for p in vars(held)["weights"]] == [id(weight)]
+
+
+def test_what_cannot_be_materialized_leaves_the_optimizer_as_it_is() -> None:
+    layer = CompressedEmbedding(100, 8)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="max_bytes is 3,199"):
+        materialize(layer, max_bytes=3199, optimizers=[optimizer])
+    assert [id(p) for p in optimizer.param_groups[0]["params"]] == [
+        id(p) for p in layer.parameters()
+    ]
 
 
 class DistributedDataParallel(nn.Module):
