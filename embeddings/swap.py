@@ -21,7 +21,12 @@ from compactrec.embeddings.patterns import check_pattern
 from compactrec.embeddings.plan import Plan
 from compactrec.embeddings.swap_build import build
 from compactrec.embeddings.swap_find import FoundTable, find_tables
-from compactrec.embeddings.swap_install import check_optimizers, install, rewire_optimizers
+from compactrec.embeddings.swap_install import (
+    check_optimizers,
+    install,
+    num_not_held,
+    rewire_optimizers,
+)
 from compactrec.embeddings.swap_plan import Sizing, asked_plan
 from compactrec.embeddings.swap_report import SwapReport, make_report
 
@@ -66,7 +71,9 @@ def compress(
         min_num_ids: tables with at most this many ids stay full.
         max_bags: the most ids in a bag, by key of an EmbeddingBagCollection; 1 by default. Only
             methods that combine rows by more than sums need it, and raise on longer bags.
-        optimizers: get the new parameters into the groups of the old ones, without their state.
+        optimizers: those that were made before; get the new parameters into the groups of the old
+            ones, without their state. One that is not given goes on with the old parameters, and
+            trains no replaced table: the report says how many are in none. Or make it afterwards.
         report: True prints the table to stderr, False does not; a function gets the report.
 
     Raises:
@@ -94,9 +101,10 @@ def compress(
     assert plan is not None
     built = build(asked, plan)
     check_optimizers(built, optimizers)
+    not_held = num_not_held([table.weight for table in asked], built, optimizers)
     dropped = rewire_optimizers(built.parameters, optimizers)
     result = install(model, built)
-    done = replace(done, num_states_dropped=dropped)
+    done = replace(done, num_states_dropped=dropped, num_not_held=not_held)
     if callable(report):
         report(done)
     elif report:

@@ -8,7 +8,7 @@ from torch import nn
 
 from compactrec.embeddings.swap_build import Built, distinct
 
-__all__ = ["check_optimizers", "install", "rewire_optimizers"]
+__all__ = ["check_optimizers", "install", "num_not_held", "rewire_optimizers"]
 
 _DEPTH = 4
 """How deep lists and dicts of a module are looked through."""
@@ -28,6 +28,15 @@ def check_optimizers(built: Built, optimizers: Sequence[torch.optim.Optimizer]) 
                 "SparseAdam takes sparse gradients alone, but these tables have small dense parts "
                 "(projections); use Adagrad or Adam, or a method without dense parts"
             )
+
+
+def num_not_held(
+    weights: Iterable[nn.Parameter], built: Built, optimizers: Iterable[torch.optim.Optimizer]
+) -> int:
+    """How many of the ``weights`` are replaced and train, and are in none of ``optimizers``."""
+    held = {id(p) for o in optimizers for group in o.param_groups for p in group["params"]}
+    replaced = [p for p in weights if id(p) in built.parameters and p.requires_grad]
+    return sum(id(p) not in held for p in replaced)
 
 
 def install(model: nn.Module, built: Built) -> nn.Module:

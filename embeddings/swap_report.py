@@ -44,6 +44,8 @@ class SwapReport:
     """The plan of the tables that were asked for; None where there were none."""
     num_states_dropped: int = 0
     """Parameters whose optimizer state is gone: new weights have none."""
+    num_not_held: int = 0
+    """Replaced tables that train, and whose weights no optimizer that was given holds."""
 
     @property
     def before_bytes(self) -> int:
@@ -72,6 +74,11 @@ class SwapReport:
         text = [_line(line, widths) for line in lines]
         if self.num_states_dropped:
             text.append(f"optimizer state of {self.num_states_dropped} parameters was dropped")
+        if self.num_not_held:
+            text.append(
+                f"tables whose new weights are in no optimizer: {self.num_not_held}; make it after "
+                f"compress, or give the one there is as optimizers=[...]"
+            )
         return "\n".join(text)
 
 

@@ -231,4 +231,6 @@ def test_the_table_is_printed_to_stderr(capsys: pytest.CaptureFixture[str]) -> N
         "user     1,000 x 8  32,000  16,160  mixed",
         "item        20 x 8     640     640  -       stays full",
         "all                 32,640  16,800",
+        "tables whose new weights are in no optimizer: 1; make it after compress, or give the one "
+        "there is as optimizers=[...]",
     ]
