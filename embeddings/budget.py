@@ -1,6 +1,6 @@
 """From a method's name and a number of bytes to a plan."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -12,6 +12,7 @@ from compactrec.embeddings.full import FullConfig
 from compactrec.embeddings.plan import Group, Plan
 from compactrec.embeddings.registry import (
     Assignments,
+    Method,
     SizingTask,
     get_method,
     method_names,
@@ -20,7 +21,7 @@ from compactrec.embeddings.registry import (
 from compactrec.embeddings.size import size
 from compactrec.embeddings.sizing import assignment_bytes
 
-__all__ = ["Counts", "full_plan", "make_plan"]
+__all__ = ["Counts", "budget_method", "full_plan", "make_plan"]
 
 Counts = Mapping[str, NDArray[np.int64]]
 """Training frequency of every id by feature name, ``(num_ids,)`` each."""
@@ -55,12 +56,7 @@ def make_plan(
         TypeError: the budget is no whole number.
         ValueError: unknown method or option, or the budget is below the smallest possible plan.
     """
-    spec = get_method(method)
-    if spec.from_budget is None:
-        raise ValueError(
-            f"{method}: such plans come from a search (`compactrec search`), not from a number of "
-            f"bytes alone; methods with a budget are {', '.join(method_names())}"
-        )
+    spec, from_budget = budget_method(method)
     _check_budget(budget_bytes)
     check_features(tuple(features))
     small = [f for f in features if f.num_ids is not None and f.num_ids <= threshold]
@@ -72,7 +68,7 @@ def make_plan(
     if rest:
         parsed = parse_options(spec, options or {})
         task = SizingTask(rest, budget_bytes - kept_bytes, counts, parsed)
-        solved = spec.from_budget(task)
+        solved = from_budget(task)
     names = [tuple(f.name for f in group) for group, _ in (*kept.groups, *solved.groups)]
     configs = [config for _, config in (*kept.groups, *solved.groups)]
     groups = tuple(Group(n, c) for n, c in zip(names, configs, strict=True))
@@ -85,6 +81,17 @@ def make_plan(
             f"budget or lower the threshold"
         )
     return plan
+
+
+def budget_method(name: str) -> tuple[Method, Callable[[SizingTask], Assignments]]:
+    """The method of that name and how it fits a budget; ``ValueError`` where it cannot."""
+    spec = get_method(name)
+    if spec.from_budget is None:
+        raise ValueError(
+            f"{name}: such plans come from a search (`compactrec search`), not from a number of "
+            f"bytes alone; methods with a budget are {', '.join(method_names())}"
+        )
+    return spec, spec.from_budget
 
 
 def _full_assignments(features: Sequence[Feature]) -> Assignments:

@@ -20,14 +20,14 @@ from compactrec.embeddings.config import MethodConfig
 from compactrec.embeddings.patterns import check_pattern
 from compactrec.embeddings.plan import Plan
 from compactrec.embeddings.swap_build import build
-from compactrec.embeddings.swap_find import FoundTable, find_tables
+from compactrec.embeddings.swap_find import FoundTable, compressed_already, find_tables, listed
 from compactrec.embeddings.swap_install import (
     check_optimizers,
     install,
     num_not_held,
     rewire_optimizers,
 )
-from compactrec.embeddings.swap_plan import Sizing, asked_plan
+from compactrec.embeddings.swap_plan import Sizing, asked_plan, holds_all
 from compactrec.embeddings.swap_report import SwapReport, make_report
 
 __all__ = ["NoEffectWarning", "What", "compress", "plan_swap"]
@@ -64,7 +64,8 @@ def compress(
         what: a method's name (with ``budget_bytes``), a plan for the tables or for some of them, or
             rules ``{name, regular expression or "_default": config}``; what no rule matches stays.
         budget_bytes: for all tables that are asked for, those that stay full included. Counted at 4
-            bytes a weight, whatever the dtype of the model.
+            bytes a weight, whatever the dtype of the model. Where it holds them all as they are,
+            none is replaced.
         counts: training frequencies by table name, for methods that want them.
         options: the method's own options.
         names: exact names or regular expressions of the tables asked for; None is all.
@@ -88,18 +89,13 @@ def compress(
         model = compress(model, "compositional", budget_bytes=64_000_000, optimizers=[optimizer])
     """
     sizing = Sizing(budget_bytes, counts, options, min_num_ids)
-    tables, asked, plan = _planned(model, what, sizing, names, max_bags)
-    done = make_report(tables, asked, plan)
+    asked, done = _planned(model, what, sizing, names, max_bags)
     if not done.num_replaced:
-        reasons = "; ".join(f"{', '.join(row.names)} {row.note}" for row in done.rows)
-        warnings.warn(
-            f"compress replaced nothing: {reasons or 'the model has no embedding tables'}",
-            NoEffectWarning,
-            stacklevel=2,
-        )
+        reasons = _why_nothing(done, compressed_already(model))
+        warnings.warn(f"compress replaced nothing: {reasons}", NoEffectWarning, stacklevel=2)
         return model
-    assert plan is not None
-    built = build(asked, plan)
+    assert done.plan is not None
+    built = build(asked, done.plan)
     check_optimizers(built, optimizers)
     not_held = num_not_held([table.weight for table in asked], built, optimizers)
     dropped = rewire_optimizers(built.parameters, optimizers)
@@ -128,7 +124,18 @@ def plan_swap(
     The report prints as a table, and its ``plan`` can be saved and given to ``compress``.
     """
     sizing = Sizing(budget_bytes, counts, options, min_num_ids)
-    return make_report(*_planned(model, what, sizing, names, max_bags))
+    return _planned(model, what, sizing, names, max_bags)[1]
+
+
+def _why_nothing(report: SwapReport, compressed: Sequence[str]) -> str:
+    """Tables that stay for one reason together; and those that are no longer plain."""
+    notes: dict[str, list[str]] = {}
+    for row in report.rows:
+        notes.setdefault(row.note, []).extend(row.names)
+    reasons = [f"{', '.join(names)} {note}" for note, names in notes.items()]
+    if compressed:
+        reasons.append(f"compressed already: {', '.join(compressed)}")
+    return "; ".join(reasons) or "the model has no embedding tables"
 
 
 def _planned(
@@ -137,14 +144,18 @@ def _planned(
     sizing: Sizing,
     names: Sequence[str] | None,
     max_bags: Mapping[str, int] | None,
-) -> tuple[list[FoundTable], list[FoundTable], Plan | None]:
-    """All tables, those that are asked for and can be replaced, and their plan."""
+) -> tuple[list[FoundTable], SwapReport]:
+    """The tables that are asked for and can be replaced, and what becomes of all tables."""
     tables = find_tables(model, max_bags)
-    asked = [table for table in _named(tables, names) if not table.reason]
-    return tables, asked, asked_plan(asked, what, sizing)
+    compressed = compressed_already(model)
+    asked = [table for table in _named(tables, names, compressed) if not table.reason]
+    plan = asked_plan(asked, what, sizing, compressed)
+    return asked, make_report(tables, asked, plan, all_fit=holds_all(sizing, asked))
 
 
-def _named(tables: list[FoundTable], names: Sequence[str] | None) -> list[FoundTable]:
+def _named(
+    tables: list[FoundTable], names: Sequence[str] | None, compressed: Sequence[str]
+) -> list[FoundTable]:
     """The tables with a feature that one of ``names`` is, or matches."""
     if names is None:
         return tables
@@ -159,7 +170,7 @@ def _named(tables: list[FoundTable], names: Sequence[str] | None) -> list[FoundT
     if idle:
         raise ValueError(
             f"names that match no table: {', '.join(idle)}; there are "
-            f"{', '.join(t.name for t in tables) or 'none'}"
+            f"{listed((t.name for t in tables), compressed)}"
         )
     return [table for table in tables if any(table in found for found in matched.values())]
 

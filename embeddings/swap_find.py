@@ -5,9 +5,9 @@ torchrec, since a model that holds one of its collections has loaded it.
 """
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from torch import nn
 
@@ -16,7 +16,7 @@ from compactrec.embeddings.feature import MAX_ID, Feature
 from compactrec.embeddings.single import SingleFeature
 from compactrec.embeddings.swap_reasons import collection_reason, layer_reason, refuse_wrapped
 
-__all__ = ["FoundTable", "Kind", "Place", "find_tables"]
+__all__ = ["FoundTable", "Kind", "Place", "compressed_already", "find_tables", "listed"]
 
 Kind = Literal["layers", "bags", "sequences"]
 """Plain layers, an EmbeddingBagCollection, an EmbeddingCollection."""
@@ -85,6 +85,23 @@ def find_tables(model: nn.Module, max_bags: Mapping[str, int] | None = None) -> 
             places, reason = (*known.places, *table.places), known.reason or table.reason
             tables[at] = replace(known, places=places, reason=reason)
     return _with_tie_reasons(model, _with_unique_names(tables))
+
+
+def compressed_already(model: nn.Module) -> list[str]:
+    """Features of the compressed layers and collections of ``model``, as these call them."""
+    names: list[str] = []
+    for module in model.modules():
+        if isinstance(module, SingleFeature):
+            names.append(module.feature.name)
+        elif _is_ours(module):
+            names += [feature.name for feature in cast(Any, module).plan.features]
+    return list(dict.fromkeys(names))
+
+
+def listed(names: Iterable[str], compressed: Sequence[str]) -> str:
+    """What an error names as there: tables that can be replaced, and those that are already."""
+    found = ", ".join(names) or "none"
+    return f"{found}; compressed already: {', '.join(compressed)}" if compressed else found
 
 
 def _collection_kind(module: nn.Module) -> Kind | None:

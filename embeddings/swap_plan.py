@@ -4,15 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from compactrec.embeddings.budget import Counts, make_plan
+from compactrec.embeddings.budget import Counts, budget_method, full_plan, make_plan
 from compactrec.embeddings.config import MethodConfig
 from compactrec.embeddings.feature import Feature
 from compactrec.embeddings.full import FullConfig
 from compactrec.embeddings.plan import Group, Plan, select
+from compactrec.embeddings.registry import parse_options
 from compactrec.embeddings.size import size
-from compactrec.embeddings.swap_find import FoundTable
+from compactrec.embeddings.swap_find import FoundTable, listed
 
-__all__ = ["Sizing", "asked_plan", "keeps"]
+__all__ = ["Sizing", "asked_plan", "holds_all", "keeps"]
 
 
 @dataclass(frozen=True)
@@ -32,17 +33,28 @@ def keeps(group: Group, tables: Sequence[FoundTable]) -> bool:
     return isinstance(group.config, FullConfig) and len(touched) == 1
 
 
+def holds_all(sizing: Sizing, tables: Sequence[FoundTable]) -> bool:
+    """True where there is a budget, and all ``tables`` fit it as they are."""
+    budget = sizing.budget_bytes
+    return budget is not None and budget >= 4 * sum(table.weight.numel() for table in tables)
+
+
 def asked_plan(
-    tables: Sequence[FoundTable], what: str | Plan | Mapping[str, MethodConfig], sizing: Sizing
+    tables: Sequence[FoundTable],
+    what: str | Plan | Mapping[str, MethodConfig],
+    sizing: Sizing,
+    compressed: Sequence[str] = (),
 ) -> Plan | None:
     """A plan for some of ``tables``, those that can be replaced; None where it is for none.
+
+    ``compressed`` are features of tables that are replaced already, for the errors to name.
 
     Raises ``ValueError`` for what does not fit the tables, and ``TypeError`` for anything else.
     """
     if not isinstance(what, str):
         _refuse_sizing(sizing, rules=isinstance(what, Mapping))
     if isinstance(what, Plan):
-        return _checked(what, tables)
+        return _checked(what, tables, compressed)
     if not isinstance(what, (str, Mapping)):
         raise TypeError(
             f"compress takes the name of a method, a Plan, or rules from names to configs; got "
@@ -78,6 +90,9 @@ def _by_budget(method: str, tables: Sequence[FoundTable], sizing: Sizing) -> Pla
             f"method {method!r} needs budget_bytes; the tables asked for take "
             f"{sum(t.num_bytes for t in tables):,} bytes now"
         )
+    if holds_all(sizing, tables):
+        parse_options(budget_method(method)[0], sizing.options or {})  # still says what is wrong
+        return _with_ties(full_plan([table.features[0] for table in tables]), tables)
     plan = _solve(method, tables, sizing, sizing.budget_bytes)
     owner = {f.name: t.owner for t in tables for f in t.features}
     if all(len({owner[name] for name in group.features}) == 1 for group in plan.groups):
@@ -142,14 +157,14 @@ def _names(features: Sequence[Feature]) -> list[str]:
     return [feature.name for feature in features]
 
 
-def _checked(plan: Plan, tables: Sequence[FoundTable]) -> Plan:
+def _checked(plan: Plan, tables: Sequence[FoundTable], compressed: Sequence[str]) -> Plan:
     """``plan``, if it is one for these tables or for some of them."""
     found = {f.name: f for t in tables for f in t.features}
     unknown = [f.name for f in plan.features if f.name not in found]
     if unknown:
         raise ValueError(
             f"the plan has features that are no table of the model which can be replaced: "
-            f"{', '.join(unknown)}; there are {', '.join(found) or 'none'} (see plan_swap)"
+            f"{', '.join(unknown)}; there are {listed(found, compressed)} (see plan_swap)"
         )
     layers = {f.name for t in tables if t.kind == "layers" for f in t.features}
     for ours in plan.features:

@@ -83,9 +83,16 @@ class SwapReport:
 
 
 def make_report(
-    tables: Sequence[FoundTable], asked: Sequence[FoundTable], plan: Plan | None
+    tables: Sequence[FoundTable],
+    asked: Sequence[FoundTable],
+    plan: Plan | None,
+    *,
+    all_fit: bool = False,
 ) -> SwapReport:
-    """What ``plan`` makes of ``tables``; ``asked`` are those that it could be for."""
+    """What ``plan`` makes of ``tables``; ``asked`` are those that it could be for.
+
+    ``all_fit`` says that the plan keeps all of them because the budget holds them as they are.
+    """
     after = {} if plan is None else _planned_bytes(asked, plan)
     group_of = {} if plan is None else {n: g for g in plan.groups for n in g.features}
     chosen = {id(table) for table in asked}
@@ -107,6 +114,7 @@ def make_report(
                     group,
                     kept=kept,
                     asked=id(table) in chosen,
+                    all_fit=all_fit,
                     shared_with=group.features[0] if group else table.name,
                 ),
             )
@@ -122,12 +130,20 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _note(
-    table: FoundTable, group: Group | None, *, kept: bool, asked: bool, shared_with: str
+    table: FoundTable,
+    group: Group | None,
+    *,
+    kept: bool,
+    asked: bool,
+    all_fit: bool,
+    shared_with: str,
 ) -> str:
     if table.reason:
         return f"stays: {table.reason}"
     if not asked:
         return "stays: not asked for"
+    if all_fit:
+        return "stays full: the budget holds all tables asked for as they are"
     if kept:
         return "stays full" if group is not None else "stays: not in the plan"
     notes = [f"in the tables of {shared_with}"] if shared_with != table.name else []

@@ -20,7 +20,7 @@ from compactrec.embeddings import (
     plan_swap,
 )
 from tests.cases import SOME
-from tests.swap.models import Mixture
+from tests.swap.models import METHODS_TO_SWAP, Mixture
 
 SMALLER = {"_default": MixedConfig(dims=(4,))}
 
@@ -89,6 +89,58 @@ def test_nothing_replaced_is_a_warning() -> None:
         compress(model, SOME, budget_bytes=10_000)
     with pytest.warns(NoEffectWarning, match="0 stays full"):
         compress(nn.Sequential(nn.Embedding(30, 8)), {"0": FullConfig()})
+
+
+FULL_BYTES = 4 * (1000 * 8 + 3000 * 12 + 2000 * 8 + 40 * 6 + 1500 * 8)
+
+
+@pytest.mark.parametrize("method", METHODS_TO_SWAP)
+def test_a_budget_that_holds_all_tables_changes_nothing(method: str) -> None:
+    model = Mixture()
+    before = dict(model.named_parameters())
+    message = (
+        "replaced nothing: user, clicks, ebc/item, last_item, tag, ec/item stays full: the budget "
+        "holds all tables asked for as they are; city stays: its weight is also output.weight"
+    )
+    with pytest.warns(NoEffectWarning, match=re.escape(message)):
+        compress(model, method, budget_bytes=FULL_BYTES)
+    after = dict(model.named_parameters())
+    assert before.keys() == after.keys()
+    assert all(after[name] is parameter for name, parameter in before.items())
+
+
+def test_a_budget_one_byte_below_all_tables_replaces() -> None:
+    assert plan_swap(Mixture(), SOME, budget_bytes=FULL_BYTES - 1).num_replaced
+
+
+def test_a_budget_that_holds_all_tables_forgives_no_mistake() -> None:
+    for method, options in (("magic", {}), (SOME, {"no_such": 1})):
+        with pytest.raises(ValueError, match=r"unknown method 'magic'|option no_such"):
+            plan_swap(Mixture(), method, budget_bytes=FULL_BYTES, options=options)
+
+
+@pytest.mark.parametrize(("what", "arguments"), [(SOME, {"budget_bytes": 10}), (SMALLER, {})])
+def test_tables_that_are_compressed_already_are_named(what: Any, arguments: dict[str, Any]) -> None:
+    model = nn.ModuleDict({"user": nn.Embedding(1000, 8), "m": Mixture().ebc})
+    compress(model, SMALLER, report=False)
+    with pytest.warns(
+        NoEffectWarning, match="nothing: compressed already: user, item, last_item, tag$"
+    ):
+        compress(model, what, **arguments)
+    model["city"] = nn.Embedding(30, 8)
+    with pytest.warns(NoEffectWarning, match="city stays full; compressed already: user, item"):
+        compress(model, {"city": FullConfig()})
+
+
+def test_errors_name_what_is_compressed_already() -> None:
+    model = nn.ModuleDict({"user": nn.Embedding(1000, 8)})
+    plan = plan_swap(model, SMALLER).plan
+    assert plan is not None
+    compress(model, plan, report=False)
+    with pytest.raises(ValueError, match="replaced: user; there are none; compressed already: us"):
+        compress(model, plan)
+    with pytest.raises(ValueError, match="no table: user; there are none; compressed already: us"):
+        compress(model, SMALLER, names=["user"])
 
 
 class FullyShardedDataParallel(nn.Module):
