@@ -14,6 +14,7 @@ from compactrec.embeddings.registry import (
     Assignments,
     Method,
     SizingTask,
+    all_method_names,
     get_method,
     method_names,
     parse_options,
@@ -85,6 +86,12 @@ def make_plan(
 
 def budget_method(name: str) -> tuple[Method, Callable[[SizingTask], Assignments]]:
     """The method of that name and how it fits a budget; ``ValueError`` where it cannot."""
+    if name not in all_method_names() and name in _search_names():
+        raise ValueError(
+            f"{name!r} is a search, and searches make plans: run `compactrec search --method "
+            f"{name}` and pass the plan that it saves (Plan.load), or name a method: "
+            f"{', '.join(method_names())}"
+        )
     spec = get_method(name)
     if spec.from_budget is None:
         raise ValueError(
@@ -92,6 +99,15 @@ def budget_method(name: str) -> tuple[Method, Callable[[SizingTask], Assignments
             f"bytes alone; methods with a budget are {', '.join(method_names())}"
         )
     return spec, spec.from_budget
+
+
+def _search_names() -> list[str]:
+    """Searches need torchrec; without it there are none to ask about."""
+    try:
+        from compactrec.embeddings.search import search_names
+    except ModuleNotFoundError:
+        return []
+    return search_names()
 
 
 def _full_assignments(features: Sequence[Feature]) -> Assignments:

@@ -85,13 +85,14 @@ def _refuse_sizing(sizing: Sizing, *, rules: bool) -> None:
 
 
 def _by_budget(method: str, tables: Sequence[FoundTable], sizing: Sizing) -> Plan:
+    spec, _ = budget_method(method)
     if sizing.budget_bytes is None:
         raise ValueError(
             f"method {method!r} needs budget_bytes; the tables asked for take "
             f"{sum(t.num_bytes for t in tables):,} bytes now"
         )
     if holds_all(sizing, tables):
-        parse_options(budget_method(method)[0], sizing.options or {})  # still says what is wrong
+        parse_options(spec, sizing.options or {})  # still says what is wrong
         return _with_ties(full_plan([table.features[0] for table in tables]), tables)
     plan = _solve(method, tables, sizing, sizing.budget_bytes)
     owner = {f.name: t.owner for t in tables for f in t.features}

@@ -6,16 +6,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from compactrec.embeddings import (
     CompressedEmbeddingBagCollection,
     Feature,
     Plan,
+    compress,
     full_plan,
     get_method,
     make_plan,
     size,
 )
+from compactrec.embeddings.search import search_names
 from tests.cases import METHODS
 
 NAMES = [row.method for row in METHODS if get_method(row.method).sized]
@@ -137,6 +140,17 @@ def test_counts_must_fit_the_features(method: str) -> None:
 def test_unknown_method_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown method 'magic': there are full, "):
         make_plan("magic", FEATURES, FULL_BYTES)
+
+
+@pytest.mark.parametrize("name", search_names())
+def test_a_search_in_place_of_a_method_is_told_what_it_makes(name: str) -> None:
+    message = (
+        f"{name!r} is a search, and searches make plans: run `compactrec search --method {name}"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make_plan(name, FEATURES, FULL_BYTES)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        compress(nn.Embedding(1000, 8), name)
 
 
 @each_method
