@@ -14,13 +14,17 @@ from torch.distributed.rendezvous import rendezvous
 
 from compactrec.data.loader import part_bounds
 
-__all__ = ["AnotherFailed", "ProcessLost", "Processes", "joined", "process_name"]
+__all__ = ["AnotherFailed", "EndedTogether", "ProcessLost", "Processes", "joined", "process_name"]
 
 _FAILED = "compactrec/failed"
 
 
 class AnotherFailed(RuntimeError):
     """Another process failed first and says why; this one ends without a word."""
+
+
+class EndedTogether(RuntimeError):
+    """What every process raises at the same place: no failure, and none to tell the others of."""
 
 
 class ProcessLost(RuntimeError):
@@ -135,6 +139,9 @@ def joined(engine: str, device: str) -> Iterator[Processes]:
     try:
         yield Processes(rank, size, device)
         dist.barrier()  # nobody leaves while another one still has something to exchange
+    except EndedTogether:
+        dist.barrier()
+        raise
     except BaseException as error:
         if size > 1 and store.compare_set(_FAILED, "", str(rank)).decode() != str(rank):
             raise AnotherFailed("another process failed and says why") from error

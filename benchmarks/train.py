@@ -36,6 +36,7 @@ from compactrec.benchmarks.environment import (
     reset_peak_rss,
 )
 from compactrec.benchmarks.history import History
+from compactrec.benchmarks.interrupt import Interrupt, RunInterrupted, noted_signals
 from compactrec.benchmarks.loop import Loop, make_loop, predict
 from compactrec.benchmarks.memory import keep_freed_memory
 from compactrec.benchmarks.metrics import Metrics, evaluate
@@ -67,6 +68,7 @@ from compactrec.embeddings.checkpoint_io import copy_atomically, write_atomicall
 from compactrec.embeddings.checkpointing import CheckpointFolder
 
 __all__ = [
+    "RunInterrupted",
     "TrainingCollapsed",
     "TrainingDiverged",
     "train",
@@ -74,7 +76,7 @@ __all__ = [
 
 SHOW_EVERY_SECONDS = 0.5
 ASK_EVERY_STEPS = 16
-"""So many steps go by until several processes ask the first one for the time."""
+"""So many steps go by until several processes ask for the time, and whether one is to end."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -95,14 +97,18 @@ class Run:
     saved_at: float = field(default_factory=time.monotonic)
     started_at: float | None = field(default_factory=time.monotonic)
     """None where the run goes on from a checkpoint."""
+    interrupt: Interrupt = field(default_factory=Interrupt)
 
 
-def train(config: TrainConfig) -> Result:
+def train(config: TrainConfig, *, stop_on_signals: bool = False) -> Result:
     """Run ``config`` to its end; what it gave is written to ``config.out`` and returned.
 
-    With engine ``sharded`` every process of ``torchrun`` calls this, and the first one writes.
+    With engine ``sharded`` every process of ``torchrun`` calls this, and the first one writes. With
+    ``stop_on_signals``, for a program's main thread, SIGINT and SIGTERM end the training after the
+    step, or the validation, that is being made, and a checkpoint.
 
     Raises:
+        RunInterrupted: such a signal came.
         TrainingDiverged: a loss or a prediction is NaN or infinite.
         TrainingCollapsed: validation AUC stays at that of chance.
         CheckpointError: the checkpoint in ``config.out`` is damaged or of another run, or a new
@@ -139,7 +145,8 @@ def train(config: TrainConfig) -> Result:
             return Result.model_validate_json(known)
         config.out.mkdir(parents=True, exist_ok=True)
         run = _start(config, manifest, plan, store, processes)
-        _fit(run)
+        with noted_signals(stop_on_signals) as run.interrupt:
+            _fit(run)
         return _finish(run, manifest, plan, start)
 
 
@@ -208,8 +215,11 @@ def _train_epoch(run: Run, bar: ProgressBar) -> None:
         if history.is_evaluation_step(config, len(run.loader)):
             _validate(run)
             history.show(bar)
-        if _checkpoint_is_due(run):
+        asked = _asked_to_end(run)
+        if _checkpoint_is_due(run) or asked:
             _save(run)
+        if asked:
+            raise RunInterrupted(asked, history.step, run.store.path)
         if history.stopped:
             return
         started = time.perf_counter()
@@ -243,6 +253,13 @@ def _checkpoint_is_due(run: Run) -> bool:
         return False
     late = time.monotonic() - run.saved_at >= seconds
     return run.processes.sum([late and run.processes.is_first])[0] > 0
+
+
+def _asked_to_end(run: Run) -> int:
+    """The number of the signal that some process got, the same in all; 0 if there was none."""
+    if run.processes.size > 1 and run.history.step % ASK_EVERY_STEPS:
+        return 0
+    return run.interrupt.agreed(run.processes)
 
 
 def _save(run: Run) -> None:
@@ -327,7 +344,11 @@ def main() -> None:
     if len(sys.argv) != 2:
         sys.exit("usage: python -m compactrec.benchmarks.train run.toml")
     config = TrainConfig.model_validate(tomllib.loads(Path(sys.argv[1]).read_text("utf-8")))
-    result = train(config)
+    try:
+        result = train(config, stop_on_signals=True)
+    except RunInterrupted as error:
+        print(error, file=sys.stderr)
+        sys.exit(128 + error.number)
     print(result.model_dump_json(indent=1, include={"method", "bytes", "validation", "test"}))
 
 

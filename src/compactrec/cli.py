@@ -1,8 +1,8 @@
 """The entry point `compactrec`: runs a command and turns what goes wrong into words.
 
 Exit codes: 0 done, 1 it did not work (the reason is printed), 2 the command line is wrong, 130 it
-was interrupted. The commands are in `compactrec.commands`; a traceback is printed with `--debug`
-only.
+was interrupted, 143 by SIGTERM. The commands are in `compactrec.commands`; a traceback is printed
+with `--debug` only.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(error, "exit_code") and hasattr(error, "show"):  # the command line is wrong
             error.show()
             return int(error.exit_code)
+        if type(error).__name__ == "RunInterrupted":
+            code = 128 + int(getattr(error, "number", 0))
+            return _say(str(error), code) if os.environ.get("RANK", "0") == "0" else code
         reason = explain(error)
         if debug or reason is None:
             raise

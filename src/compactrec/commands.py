@@ -204,7 +204,8 @@ def train(
 
     Weights are selected on validation rows. `--epochs 0` scores the weights of `--start` as they
     are. A checkpoint is made every five minutes (or as checkpoint_every_seconds and
-    checkpoint_every_steps say in the file of --config); a run that was interrupted goes on from it.
+    checkpoint_every_steps say in the file of --config), and where Ctrl-C or SIGTERM ends the run;
+    the same command goes on from it.
     """
     from compactrec.benchmarks.choices import train_config_for
     from compactrec.benchmarks.runs import quiet_torch
@@ -213,7 +214,7 @@ def train(
 
     base = options.train_config(data, out, seed, start)
     quiet_torch()
-    result = run(train_config_for(base, plan, method, budget))
+    result = run(train_config_for(base, plan, method, budget), stop_on_signals=True)
     if os.environ.get("RANK", "0") == "0":  # torchrun's other processes have the same result
         _console().print(result_table(result, out))
 

@@ -1,0 +1,137 @@
+"""A run that a signal ends saves its last step, says so, and goes on to the same weights."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from compactrec.benchmarks.interrupt import noted_signals
+from compactrec.benchmarks.processes import Processes
+from compactrec.benchmarks.result import MODEL_NAME, Result
+from tests.benchmarks.folder import write_folder
+from tests.contract.test_sharded import free_port
+
+TOML = """
+batch_size = 64
+eval_batch_size = 500
+epochs = 2
+model_options = {bottom = [16], top = [16, 1]}
+dense_optimizer = "adam"
+num_threads = 1
+"""
+SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=str)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data, and the settings of a run."""
+    made = write_folder(tmp_path_factory.mktemp("data"))
+    (made / "run.toml").write_text(TOML)
+    return made
+
+
+def run(
+    folder: Path, out: Path, signalled: str = "", num_processes: int = 1
+) -> "subprocess.CompletedProcess[str]":
+    """The command; ``signalled`` holds signal, step and rank. With 2 processes under torchrun."""
+    words = [sys.executable, "-W", "ignore", "-m"]
+    if num_processes > 1:
+        words += ["torch.distributed.run", "--nproc-per-node", str(num_processes)]
+        words += ["--master-port", str(free_port()), "-m"]
+    words += ["tests.benchmarks.signalled_train" if signalled else "compactrec", "train"]
+    words += ["--data", str(folder), "--out", str(out), "--method", "full"]
+    words += ["--config", str(folder / "run.toml")]
+    words += ["--engine", "sharded" if num_processes > 1 else "fused"]
+    return subprocess.run(
+        words, capture_output=True, text=True, timeout=240, check=False,
+        env=os.environ | {"PYTHONPATH": "src", "SIGNALLED": signalled},
+    )  # fmt: skip
+
+
+def assert_same_model(one: Path, other: Path) -> None:
+    """The selected weights of two runs, to the last bit; the second was taken up again."""
+    first, second = load_file(one / MODEL_NAME), load_file(other / MODEL_NAME)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert Result.load(other).total_seconds is None
+
+
+@pytest.mark.slow
+def test_a_run_that_a_signal_ends_goes_on_to_the_same_weights(folder: Path, tmp_path: Path) -> None:
+    whole = run(folder, tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    steps = ((signal.SIGINT, 13), (signal.SIGTERM, 18), (signal.SIGINT, 29))
+    for number, step in steps:  # 18 is the last one of an epoch
+        ended = run(folder, tmp_path / "on", f"{int(number)} {step} 0")
+        assert ended.returncode == 128 + number, ended.stderr
+        assert (
+            f"stopped by {number.name} after step {step}, which is saved in "
+            f"{tmp_path / 'on' / 'checkpoint'}; the same command goes on from there"
+        ) in ended.stderr
+        assert "Traceback" not in ended.stderr
+    done = run(folder, tmp_path / "on")
+    assert done.returncode == 0, done.stderr
+    assert_same_model(tmp_path / "whole", tmp_path / "on")
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+def test_all_processes_end_when_one_gets_the_signal(folder: Path, tmp_path: Path) -> None:
+    whole = run(folder, tmp_path / "whole", num_processes=2)
+    assert whole.returncode == 0, whole.stderr
+    ended = run(folder, tmp_path / "on", f"{int(signal.SIGTERM)} 13 1", num_processes=2)
+    assert ended.returncode != 0
+    assert ended.stderr.count("stopped by SIGTERM after step 16, which is saved in") == 1
+    assert "exitcode  : 143" in ended.stderr
+    done = run(folder, tmp_path / "on", num_processes=2)
+    assert done.returncode == 0, done.stderr
+    assert_same_model(tmp_path / "whole", tmp_path / "on")
+
+
+@SIGNALS
+def test_a_signal_is_noted_once_and_handlers_come_back(number: signal.Signals) -> None:
+    def own(number: int, frame: object) -> None:
+        raise KeyError(number)
+
+    old = signal.signal(number, own)
+    try:
+        with noted_signals(True) as interrupt:
+            signal.raise_signal(number)
+            assert interrupt.agreed(Processes()) == number
+            with pytest.raises(KeyError):
+                signal.raise_signal(number)
+        assert signal.getsignal(number) is own
+    finally:
+        signal.signal(number, old)
+
+
+@SIGNALS
+def test_under_torchrun_a_repeated_signal_is_one(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    before = signal.getsignal(number)
+    with noted_signals(True) as interrupt:
+        signal.raise_signal(number)
+        signal.raise_signal(number)
+        assert interrupt.agreed(Processes()) == number
+    assert signal.getsignal(number) is before
+
+
+@SIGNALS
+def test_what_is_ignored_or_not_wanted_stays_as_it_is(number: signal.Signals) -> None:
+    old = signal.signal(number, signal.SIG_IGN)
+    try:
+        with noted_signals(True) as interrupt:
+            signal.raise_signal(number)
+            assert interrupt.agreed(Processes()) == 0
+        signal.signal(number, old)
+        with noted_signals(False):
+            assert signal.getsignal(number) is old
+    finally:
+        signal.signal(number, old)
