@@ -46,7 +46,7 @@ def materialize(
         ValueError: an open vocabulary, more than ``max_bytes``, a feature of several vectors, a
             wrapped model, or nothing to do. The model is unchanged then.
     """
-    refuse_wrapped(model, "materialize {path}.module, which is the model inside")
+    refuse_wrapped(model, "materialize {path}.{inside}, which is the model inside")
     modules = list(_compressed(model, set()))
     if not modules:
         raise ValueError("the model has no compressed tables; there is nothing to materialize")

@@ -60,7 +60,7 @@ def compress(
     changes nothing.
 
     Args:
-        model: not yet wrapped by DDP, FSDP or DMP.
+        model: not yet wrapped by DDP, FSDP or DMP, and not yet compiled.
         what: a method's name (with ``budget_bytes``), a plan for the tables or for some of them, or
             rules ``{name, regular expression or "_default": config}``; what no rule matches stays.
         budget_bytes: for all tables that are asked for, those that stay full included. Counted at 4

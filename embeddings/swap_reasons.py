@@ -8,33 +8,43 @@ from torch import nn
 
 __all__ = ["collection_reason", "layer_reason", "refuse_wrapped"]
 
+_READ = "has read its parameters already"
 _WRAPPERS = {
-    "DistributedDataParallel": "DDP",
-    "DataParallel": "DataParallel",
-    "FullyShardedDataParallel": "FSDP",
-    "FSDPModule": "FSDP",
-    "DistributedModelParallel": "DMP",
-    "DMPCollection": "DMP",
+    "DistributedDataParallel": ("DDP", "module", _READ),
+    "DataParallel": ("DataParallel", "module", _READ),
+    "FullyShardedDataParallel": ("FSDP", "module", _READ),
+    "FSDPModule": ("FSDP", "module", _READ),
+    "DistributedModelParallel": ("DMP", "module", _READ),
+    "DMPCollection": ("DMP", "module", _READ),
+    "OptimizedModule": ("torch.compile", "_orig_mod", "is compiled for its tables as they are"),
 }
+"""By the name of a class: what makes it, where it keeps the model, and why it is too late."""
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def refuse_wrapped(model: nn.Module, advice: str) -> None:
-    """Raise ``ValueError`` where a module of ``model`` is wrapped for several processes.
+    """Raise ``ValueError`` where a module of ``model`` is wrapped for several processes, or one
+    that holds tables is compiled.
 
-    ``advice`` says what to do; ``{short}`` in it is the wrapper and ``{path}`` where it is.
-    Classes are known by name, so that nothing has to be imported for it.
+    ``advice`` says what to do; ``{short}`` in it is the wrapper, ``{path}`` where it is and
+    ``{inside}`` what of it is the model. Classes are known by name, so that nothing has to be
+    imported for it.
     """
     for path, module in model.named_modules():
-        for base in type(module).__mro__:
-            if base.__name__ in _WRAPPERS:
-                short = _WRAPPERS[base.__name__]
-                where = f"{path!r} is" if path else "the model is"
-                raise ValueError(
-                    f"{where} wrapped in {base.__name__}, which has read its parameters already; "
-                    + advice.format(short=short, path=f"model.{path}" if path else "model")
-                )
+        name = next((b.__name__ for b in type(module).__mro__ if b.__name__ in _WRAPPERS), None)
+        if name is None or (name == "OptimizedModule" and not _holds_tables(module)):
+            continue
+        short, inside, why = _WRAPPERS[name]
+        where = f"{path!r} is" if path else "the model is"
+        at = f"model.{path}" if path else "model"
+        what = advice.format(short=short, path=at, inside=inside)
+        raise ValueError(f"{where} wrapped in {name}, which {why}; {what}")
+
+
+def _holds_tables(module: nn.Module) -> bool:
+    """True where anything in it is an embedding, of whatever library."""
+    return any("Embedding" in base.__name__ for m in module.modules() for base in type(m).__mro__)
 
 
 def layer_reason(module: Any) -> str:

@@ -159,6 +159,9 @@ def test_a_wrapped_model_is_told_what_to_materialize() -> None:
         message = f"parameters already; materialize {where}.module, which is the model inside"
         with pytest.raises(ValueError, match=re.escape(message)):
             materialize(model)
+    compiled: Any = torch.compile(CompressedEmbedding(100, 8), backend="eager")
+    with pytest.raises(ValueError, match=r"materialize model\._orig_mod, which is the model insid"):
+        materialize(compiled)
 
 
 def test_what_cannot_be_materialized() -> None:

@@ -143,41 +143,6 @@ def test_errors_name_what_is_compressed_already() -> None:
         compress(model, SMALLER, names=["user"])
 
 
-class FullyShardedDataParallel(nn.Module):
-    """Known by the name of its class: making a real one takes processes."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-
-def test_a_wrapped_model_is_refused_with_the_way_out() -> None:
-    wrapped = FullyShardedDataParallel(Mixture())
-    for model, where in ((wrapped, "the model is"), (nn.Sequential(wrapped), "'0' is")):
-        message = (
-            f"{where} wrapped in FullyShardedDataParallel, which has read its parameters "
-            f"already; call compress before wrapping: FSDP(compress(model, ...))"
-        )
-        with pytest.raises(ValueError, match=re.escape(message)):
-            compress(model, SMALLER)
-
-
-def test_real_wrappers_are_refused(tmp_path: Any) -> None:
-    from torch.nn.parallel import DistributedDataParallel
-    from torchrec.distributed import DistributedModelParallel
-
-    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    try:
-        with pytest.raises(ValueError, match=r"before wrapping: DDP\(compress"):
-            compress(DistributedDataParallel(Mixture()), SMALLER)
-        sharded = DistributedModelParallel(Mixture(), device=torch.device("cpu"))
-        with pytest.raises(ValueError, match=r"before wrapping: DMP\(compress"):
-            compress(sharded, SMALLER)
-    finally:
-        torch.distributed.destroy_process_group()
-
-
 def test_an_optimizer_in_the_backward_pass_keeps_its_tables() -> None:
     model = nn.ModuleDict({"a": nn.Embedding(30, 8), "b": nn.Embedding(30, 8)})
     with warnings.catch_warnings():
