@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -202,8 +203,15 @@ def _side_by_side(
 
 
 def quiet_torch() -> None:
-    """Drop torch.fx's remark, once per process, that torchrec uses a function of a former name."""
+    """Drop what torch says of torchrec and FBGEMM, since nobody who trains can change either."""
+    # Once per process: torchrec uses a function of a former name.
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+    # torchrec 1.8 exchanges tables by functions that torch 2.13 renamed.
+    renamed = r"`torch\.distributed\.(reduce_scatter_tensor|all_gather_into_tensor)` is deprecated"
+    warnings.filterwarnings("ignore", renamed, FutureWarning)
+    # FBGEMM 1.8 on a CPU, replicated tables: the gradient equals the unsharded module's.
+    unknown = "fbgemm::dense_embedding_codegen_lookup_function: an autograd kernel was not register"
+    warnings.filterwarnings("ignore", unknown, UserWarning)
 
 
 def _ignore_interrupt() -> None:

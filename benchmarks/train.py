@@ -52,6 +52,7 @@ from compactrec.benchmarks.result import (
     Result,
     finished_result,
 )
+from compactrec.benchmarks.runs import quiet_torch
 from compactrec.benchmarks.start import load_start, start_sha256
 from compactrec.benchmarks.stopping import (
     TrainingCollapsed,
@@ -343,6 +344,7 @@ def main() -> None:
     """Train what the TOML file named on the command line says."""
     if len(sys.argv) != 2:
         sys.exit("usage: python -m compactrec.benchmarks.train run.toml")
+    quiet_torch()
     config = TrainConfig.model_validate(tomllib.loads(Path(sys.argv[1]).read_text("utf-8")))
     try:
         result = train(config, stop_on_signals=True)

@@ -6,8 +6,10 @@ another way. Its own storage is not used: that pickles ``.metadata`` and writes 
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,16 @@ class Staged:
     """All tensors of all processes; the file of a chunk is the rank that writes it."""
 
 
+@contextmanager
+def _sharded_tensors_touched() -> Iterator[None]:
+    """torch 2.13 warns wherever a ShardedTensor is touched, here and in its own planners; torchrec
+    1.8 has its shards in these, so that nobody can do anything about it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Please use DTensor instead", FutureWarning)
+        yield
+
+
+@_sharded_tensors_touched()
 def stage(tensors: Mapping[str, Any], processes: Processes, *, copy: bool) -> Staged:
     """Agree on who writes what; all processes call it.
 
@@ -73,6 +85,7 @@ def stage(tensors: Mapping[str, Any], processes: Processes, *, copy: bool) -> St
     return Staged(own, layout)
 
 
+@_sharded_tensors_touched()
 def read_into(folder: Path, stored: TensorSet, targets: dict[str, Any]) -> None:
     """Fill ``targets`` in place with what the files hold for them; each process by itself."""
     planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
@@ -94,6 +107,7 @@ def read_into(folder: Path, stored: TensorSet, targets: dict[str, Any]) -> None:
                 planner.resolve_tensor(item).detach().copy_(piece)
 
 
+@_sharded_tensors_touched()
 def misfits(stored: TensorSet, targets: Mapping[str, Any]) -> list[str]:
     """What keeps ``stored`` from being read into ``targets``, in words."""
     found = []

@@ -72,7 +72,6 @@ def test_adam_and_decay_are_refused() -> None:
     ("kind", "copies", "text"),
     [("row_wise", 1, "alone is too large: shard it"), ("data_parallel", 2, "which more ranks do")],
 )
-@pytest.mark.filterwarnings("ignore:Please use DTensor instead:FutureWarning")
 def test_more_memory_than_a_rank_has_is_refused(kind: str, copies: int, text: str) -> None:
     num_bytes = 4 * copies * (400 * 16 + 101 * 8 + 3 * 4)
     for memory in (num_bytes, 25_599):
