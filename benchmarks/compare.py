@@ -42,8 +42,8 @@ from compactrec.benchmarks.study import (
     Trial,
 )
 from compactrec.benchmarks.tuning import TRIALS
-from compactrec.data.folder import locked
 from compactrec.data.manifest import Manifest
+from compactrec.locks import locked
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -36,7 +36,6 @@ from compactrec.benchmarks.search_config import SearchConfig
 from compactrec.benchmarks.search_loop import SearchLoop
 from compactrec.benchmarks.search_result import FoundPlan, SearchResult, finished_search
 from compactrec.benchmarks.start import START_EPOCHS
-from compactrec.data.folder import locked
 from compactrec.data.loader import BatchLoader
 from compactrec.data.manifest import Manifest
 from compactrec.embeddings import size
@@ -45,6 +44,7 @@ from compactrec.embeddings.checkpointing import CheckpointFolder
 from compactrec.embeddings.placing import place
 from compactrec.embeddings.search import Derived, Search, SearchTask, Supernet, Trained, get_search
 from compactrec.embeddings.search.base import BudgetTooSmallError, parse_search_options
+from compactrec.locks import locked
 
 __all__ = ["search"]
 

@@ -60,13 +60,13 @@ from compactrec.benchmarks.stopping import (
     check_learning,
     place,
 )
-from compactrec.data.folder import locked
 from compactrec.data.loader import BatchLoader
 from compactrec.data.manifest import Manifest
 from compactrec.embeddings import AnyPlan
 from compactrec.embeddings.checkpoint_index import TensorSet
 from compactrec.embeddings.checkpoint_io import copy_atomically, write_atomically, write_tensors
 from compactrec.embeddings.checkpointing import CheckpointFolder
+from compactrec.locks import locked
 
 __all__ = [
     "RunInterrupted",

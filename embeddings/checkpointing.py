@@ -23,7 +23,6 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 from torch import Tensor
 
-from compactrec.data.folder import locked
 from compactrec.embeddings.checkpoint_index import (
     INDEX_NAME,
     Index,
@@ -37,6 +36,7 @@ from compactrec.embeddings.checkpoint_index import (
 from compactrec.embeddings.checkpoint_io import PARTIAL, CheckpointError, write_tensors
 from compactrec.embeddings.checkpoint_processes import Processes
 from compactrec.embeddings.checkpoint_storage import Staged, misfits, read_into, stage
+from compactrec.locks import locked
 
 __all__ = ["Checkpoint", "CheckpointError", "CheckpointFolder"]
 

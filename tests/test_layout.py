@@ -132,3 +132,33 @@ def test_wheel_holds_every_module_and_nothing_else(tmp_path: Path) -> None:
     packed = {f"compactrec/{path.relative_to(ROOT).as_posix()}" for path in shipped}
     assert rest == {"compactrec/py.typed", *packed}
     assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("folder", "allowed"),
+    [
+        # The hash of texts is one function, so that served ids equal prepared ones.
+        ("embeddings", {"embeddings", "locks", "data.hashing"}),
+        ("models", {"embeddings", "models"}),
+        ("data", {"data", "embeddings", "locks"}),
+    ],
+)
+def test_folders_import_only_what_they_may(folder: str, allowed: set[str]) -> None:
+    found = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in (ROOT / folder).rglob("*.py")
+        for name in imported_names(path)
+        if not any(f"{name}.".startswith(f"compactrec.{start}.") for start in allowed)
+    }
+    assert found == set()
+
+
+def imported_names(path: Path) -> set[str]:
+    """Modules of the package that a file imports, also inside functions."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return {name for name in names if name.split(".")[0] == "compactrec"}

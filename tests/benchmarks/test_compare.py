@@ -20,9 +20,9 @@ from compactrec.benchmarks.search_config import SearchConfig
 from compactrec.benchmarks.search_result import SearchResult
 from compactrec.benchmarks.study import CompareFile
 from compactrec.benchmarks.tuning import TRIALS
-from compactrec.data.folder import locked
 from compactrec.embeddings import Plan, get_method, method_names, size
 from compactrec.embeddings.search import search_names
+from compactrec.locks import locked
 from tests.benchmarks.fake_runs import fake_data, fake_result
 from tests.cases import SOME, needs_hash
 

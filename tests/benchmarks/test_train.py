@@ -26,11 +26,11 @@ from compactrec.benchmarks.model import build_model
 from compactrec.benchmarks.result import Result
 from compactrec.benchmarks.train import TrainingCollapsed, TrainingDiverged, train
 from compactrec.data.batch import Batch
-from compactrec.data.folder import locked
 from compactrec.data.loader import BatchLoader
 from compactrec.data.manifest import Manifest, Split
 from compactrec.embeddings import Plan, make_plan
 from compactrec.embeddings.checkpointing import CheckpointError
+from compactrec.locks import locked
 from tests.benchmarks.folder import ROWS, write_folder
 from tests.cases import SOME
 

@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compactrec.data.folder import building, locked
+from compactrec.data.folder import building
 from compactrec.data.manifest import Manifest
 from compactrec.data.prepare import PrepareOptions, prepare
 from compactrec.data.progress import progress_bar
 from compactrec.data.schema import Dense, Label, Layout, Sparse, TableSchema
 from compactrec.data.spool import Spool
+from compactrec.locks import locked
 from tests.data.folders import GOLDEN_LINES, criteo_line, read_rows
 
 GOOD = [criteo_line(row % 2, {}, {"C1": f"{row:08x}"}, row) for row in range(60)]
