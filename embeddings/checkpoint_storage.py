@@ -26,8 +26,8 @@ from torch.distributed.checkpoint.metadata import (
 )
 from torch.distributed.checkpoint.planner import SavePlan
 
+from compactrec.embeddings.checkpoint_group import CheckpointGroup
 from compactrec.embeddings.checkpoint_index import Chunk, StoredTensor, TensorSet
-from compactrec.embeddings.checkpoint_processes import Processes
 
 __all__ = ["Staged", "misfits", "read_into", "stage"]
 
@@ -54,7 +54,7 @@ def _sharded_tensors_touched() -> Iterator[None]:
 
 
 @_sharded_tensors_touched()
-def stage(tensors: Mapping[str, Any], processes: Processes, *, copy: bool) -> Staged:
+def stage(tensors: Mapping[str, Any], processes: CheckpointGroup, *, copy: bool) -> Staged:
     """Agree on who writes what; all processes call it.
 
     A tensor that several processes hold whole is written once. Sharded tensors of

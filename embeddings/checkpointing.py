@@ -23,6 +23,7 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 from torch import Tensor
 
+from compactrec.embeddings.checkpoint_group import CheckpointGroup
 from compactrec.embeddings.checkpoint_index import (
     INDEX_NAME,
     Index,
@@ -34,7 +35,6 @@ from compactrec.embeddings.checkpoint_index import (
     write_index,
 )
 from compactrec.embeddings.checkpoint_io import PARTIAL, CheckpointError, write_tensors
-from compactrec.embeddings.checkpoint_processes import Processes
 from compactrec.embeddings.checkpoint_storage import Staged, misfits, read_into, stage
 from compactrec.locks import locked
 
@@ -80,7 +80,7 @@ class CheckpointFolder:
         self.path = Path(path)
         self.identity: dict[str, Any] = json.loads(canonical(identity))
         self.last_step: int | None = None
-        self.processes = Processes(group)
+        self.processes = CheckpointGroup(group)
         self._in_use: set[str] = set()
         """Names of the files that the checkpoint on disk needs."""
         self._names: set[str] = set()

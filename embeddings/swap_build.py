@@ -87,14 +87,14 @@ def _build_layers(group: Group, tables: Sequence[FoundTable], plan: Plan, built:
         group.config,
         plan.group_features(group),
         plan.arrays,
-        sparse=any(getattr(p.module, "sparse", False) for t in tables for p in t.places),
+        sparse=any(getattr(r.module, "sparse", False) for t in tables for r in t.readers),
         device=weights[0].device,
         dtype=weights[0].dtype,
     )
     for table in tables:
-        for place in table.places:
-            layer = _layer(place.module, cores[table.name])
-            built.modules[id(place.module)] = layer.train(place.module.training)
+        for reader in table.readers:
+            layer = _layer(reader.module, cores[table.name])
+            built.modules[id(reader.module)] = layer.train(reader.module.training)
     first = cores[tables[0].name].tables
     combines = {table.name: list(cores[table.name].combine.parameters()) for table in tables}
     _assign(tables, list(first.parameters()), combines, first.constant_parameters(), built)
@@ -116,7 +116,7 @@ def _build_collection(tables: Sequence[FoundTable], plan: Plan, built: Built) ->
     from compactrec.embeddings.collection import CompressedEmbeddingBagCollection
     from compactrec.embeddings.sequence_collection import CompressedEmbeddingCollection
 
-    old: Any = tables[0].places[0].module
+    old: Any = tables[0].readers[0].module
     device = tables[0].weight.device
     new: nn.Module
     if tables[0].kind == "bags":

@@ -1,6 +1,6 @@
 """Which tables a model has, where they are read, and which of them cannot be replaced.
 
-A found table is one parameter: layers that share it are places of one table. Works without
+A found table is one parameter: layers that share it are readers of one table. Works without
 torchrec, since a model that holds one of its collections has loaded it.
 """
 
@@ -16,14 +16,14 @@ from compactrec.embeddings.feature import MAX_ID, Feature
 from compactrec.embeddings.single import SingleFeature
 from compactrec.embeddings.swap_reasons import collection_reason, layer_reason, refuse_wrapped
 
-__all__ = ["FoundTable", "Kind", "Place", "compressed_already", "find_tables", "listed"]
+__all__ = ["FoundTable", "Kind", "Reader", "compressed_already", "find_tables", "listed"]
 
 Kind = Literal["layers", "bags", "sequences"]
 """Plain layers, an EmbeddingBagCollection, an EmbeddingCollection."""
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
+class Reader:
     """A module that reads a found table."""
 
     path: str
@@ -42,7 +42,7 @@ class FoundTable:
     """What reads it, under the names of rules and plans: one, or all keys of a shared table."""
     keys: tuple[str, ...]
     """The keys of these features in their collection; empty for layers."""
-    places: tuple[Place, ...]
+    readers: tuple[Reader, ...]
     kind: Kind
     owner: str
     """Who can share physical tables: the path of a collection, ``""`` for all layers."""
@@ -82,8 +82,8 @@ def find_tables(model: nn.Module, max_bags: Mapping[str, int] | None = None) -> 
             tables.append(table)
         else:
             known = tables[at]
-            places, reason = (*known.places, *table.places), known.reason or table.reason
-            tables[at] = replace(known, places=places, reason=reason)
+            shared, reason = (*known.readers, *table.readers), known.reason or table.reason
+            tables[at] = replace(known, readers=shared, reason=reason)
     return _with_tie_reasons(model, _with_unique_names(tables))
 
 
@@ -138,9 +138,9 @@ def _layer_table(path: str, module: Any) -> FoundTable:
     feature = Feature(
         name=_allowed(path) or "table", num_ids=module.num_embeddings, dim=module.embedding_dim
     )
-    place = Place(path, module, module)
+    reader = Reader(path, module, module)
     return FoundTable(
-        (feature,), (), (place,), "layers", "", module.weight, reason=layer_reason(module)
+        (feature,), (), (reader,), "layers", "", module.weight, reason=layer_reason(module)
     )
 
 
@@ -163,9 +163,9 @@ def _collection_tables(path: str, module: Any, max_bags: Mapping[str, int]) -> I
             )
             for key in keys
         )
-        place = Place(path, module, holders[config.name])
+        reader = Reader(path, module, holders[config.name])
         weight = holders[config.name].weight
-        yield FoundTable(features, keys, (place,), kind, path, weight, config.name, whole)
+        yield FoundTable(features, keys, (reader,), kind, path, weight, config.name, whole)
 
 
 def _allowed(path: str) -> str:
@@ -197,16 +197,16 @@ def _with_unique_names(tables: list[FoundTable]) -> list[FoundTable]:
 
 def _with_tie_reasons(model: nn.Module, tables: list[FoundTable]) -> list[FoundTable]:
     """Tables whose weight something else reads too stay; so do collections that cannot keep it."""
-    readers: dict[int, list[tuple[str, nn.Module]]] = {}
+    users: dict[int, list[tuple[str, nn.Module]]] = {}
     for path, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
-            readers.setdefault(_storage(parameter), []).append((f"{path}.{name}", module))
+            users.setdefault(_storage(parameter), []).append((f"{path}.{name}", module))
     marked = []
     for table in tables:
-        holders = [place.holder for place in table.places]
+        holders = [reader.holder for reader in table.readers]
         others = [
             f"{path} ({type(module).__name__})"
-            for path, module in readers.get(_storage(table.weight), [])
+            for path, module in users.get(_storage(table.weight), [])
             if all(module is not holder for holder in holders)
         ]
         reason = f"its weight is also {', '.join(others)}" if others else ""

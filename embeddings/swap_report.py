@@ -103,7 +103,7 @@ def make_report(
         rows.append(
             SwapRow(
                 names=tuple(feature.name for feature in table.features),
-                paths=tuple(place.path for place in table.places),
+                paths=tuple(reader.path for reader in table.readers),
                 num_ids=table.features[0].num_ids or 0,
                 dim=table.features[0].dim,
                 before_bytes=table.num_bytes,
@@ -147,8 +147,8 @@ def _note(
     if kept:
         return "stays full" if group is not None else "stays: not in the plan"
     notes = [f"in the tables of {shared_with}"] if shared_with != table.name else []
-    if len(table.places) > 1:
-        notes.append(f"one for {', '.join(place.path for place in table.places)}")
+    if len(table.readers) > 1:
+        notes.append(f"one for {', '.join(reader.path for reader in table.readers)}")
     if not table.weight.requires_grad:
         notes.append("was frozen: its new weights are untrained")
     return "; ".join(notes)

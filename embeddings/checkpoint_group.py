@@ -9,10 +9,10 @@ import torch.distributed as dist
 
 from compactrec.embeddings.checkpoint_io import CheckpointError
 
-__all__ = ["Processes"]
+__all__ = ["CheckpointGroup"]
 
 
-class Processes:
+class CheckpointGroup:
     """Several processes, or one.
 
     Args:
