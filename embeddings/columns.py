@@ -6,21 +6,19 @@ ADR 13 says why. A combine takes part that can say what it does in :class:`Term`
 devices, other types than float32 and graphs run as before.
 """
 
-import importlib.util
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from compactrec.embeddings.combines import Combine, Term
 from compactrec.embeddings.contract import Output, Slot
+from compactrec.embeddings.numba_team import has_numba
 
 __all__ = ["ColumnProgram", "column_program"]
 
@@ -35,6 +33,8 @@ class _Weight:
 
     combine: Combine
     name: str
+    padding: int
+    """Zeros after it: rows of columns that are there and do not count."""
 
 
 class ColumnProgram:
@@ -44,19 +44,27 @@ class ColumnProgram:
         lines: the terms, as ``numba_columns.py`` reads them.
         weights: the matrices, in the order of their places.
         dim: the sum of the logical dims.
+        moves: False where what comes in is what goes out.
     """
 
     def __init__(
-        self, lines: Sequence[tuple[int, ...]], weights: Sequence[_Weight], dim: int
+        self, lines: Sequence[tuple[int, ...]], weights: Sequence[_Weight], dim: int, moves: bool
     ) -> None:
+        self._moves = moves
         self.terms = np.array(lines, dtype=np.int64).reshape(-1, 7)
         self.dim = dim
         self._weights = tuple(weights)
 
     def __call__(self, values: Tensor) -> Tensor:
         """``(N, sum of part dims) -> (N, sum of logical dims)``"""
-        matrices = [w.combine.get_parameter(w.name).reshape(-1) for w in self._weights]
-        flat = torch.cat(matrices) if matrices else values.new_empty(0)
+        if not self._moves:
+            return values
+        pieces = []
+        for w in self._weights:
+            pieces.append(w.combine.get_parameter(w.name).reshape(-1))
+            if w.padding:
+                pieces.append(values.new_zeros(w.padding))
+        flat = torch.cat(pieces) if pieces else values.new_empty(0)
         out: Tensor = _Columns.apply(values, flat, self)
         return out
 
@@ -65,42 +73,41 @@ class _Columns(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, weights: Tensor, program: ColumnProgram) -> Tensor:
         from compactrec.embeddings import numba_columns as compiled
+        from compactrec.embeddings import numba_team
 
         values = values.contiguous()
         ctx.save_for_backward(values, weights)
         ctx.program = program
         rows, stride = values.shape
         out = values.new_empty(rows, program.dim)
-
-        def run(first: int, last: int) -> None:
-            compiled.forward(
-                program.terms, values.data_ptr(), weights.data_ptr(), out.data_ptr(),
-                rows, stride, program.dim, first, last,
-            )  # fmt: skip
-
-        _in_blocks(rows, run)
+        bounds = np.minimum(_bounds(rows, compiled.BLOCK) * compiled.BLOCK, rows)
+        numba_team.run(
+            compiled.forward_share, len(bounds) - 1, bounds.ctypes.data,
+            program.terms.ctypes.data, len(program.terms), values.data_ptr(), weights.data_ptr(),
+            out.data_ptr(), stride, program.dim,
+        )  # fmt: skip
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         from compactrec.embeddings import numba_columns as compiled
+        from compactrec.embeddings import numba_team
 
         values, weights = ctx.saved_tensors
         program: ColumnProgram = ctx.program
         gradient = gradient.contiguous()
-        of_values = torch.empty_like(values)
+        of_values, transposed = torch.empty_like(values), torch.empty_like(weights)
+        compiled.transpose(program.terms, weights.numpy(), transposed.numpy())
         (rows, stride), num_weights = values.shape, weights.shape[0]
         of_weights = weights.new_empty(-(-rows // compiled.BLOCK), num_weights)
-
-        def run(first: int, last: int) -> None:
-            compiled.backward(
-                program.terms, values.data_ptr(), weights.data_ptr(), gradient.data_ptr(),
-                of_values.data_ptr(), of_weights.data_ptr(), rows, stride, program.dim,
-                num_weights, first, last,
-            )  # fmt: skip
-
-        _in_blocks(rows, run)
+        bounds = _bounds(rows, compiled.BLOCK)
+        numba_team.run(
+            compiled.backward_share, len(bounds) - 1, bounds.ctypes.data,
+            program.terms.ctypes.data, len(program.terms), values.data_ptr(),
+            transposed.data_ptr(), gradient.data_ptr(), of_values.data_ptr(),
+            of_weights.data_ptr(), num_weights, rows, stride, program.dim,
+        )  # fmt: skip
         return of_values, of_weights.sum(0), None
 
 
@@ -109,15 +116,16 @@ def column_program(
 ) -> ColumnProgram | None:
     """The program of ``outputs`` over parts ``keys`` of widths ``dims``.
 
-    None where a combine or a slot has no terms, where nothing moves, and without Numba.
+    None where a combine or a slot has no terms, and without Numba.
     """
-    if not _has_numba():
+    if not has_numba():
         return None
-    starts = dict(zip(keys, np.cumsum([0, *dims])[:-1].tolist(), strict=True))
+    columns = np.cumsum([0, *dims])
+    starts = dict(zip(keys, columns[:-1].tolist(), strict=True))
     lines: list[tuple[int, ...]] = []
     weights: list[_Weight] = []
     column, place = 0, 0
-    places: dict[tuple[int, str], int] = {}
+    places: dict[tuple[int, str, int], int] = {}
     for output in outputs:
         for slots in output.inputs:
             terms = output.combine.terms([slot.dim for slot in slots], output.dim)
@@ -127,24 +135,29 @@ def column_program(
                 sources = _sources(term, slots, starts)
                 if sources is None:
                     return None
-                at = -1
+                at, width, wide = -1, term.width, term.width
                 if term.weight is not None:
-                    known = (id(output.combine), term.weight)
+                    width, wide = _padded(term.width, [v for v, _ in sources], columns), output.dim
+                    known = (id(output.combine), term.weight, width)
                     if known not in places:
+                        padding = (width - term.width) * wide
+                        weights.append(_Weight(output.combine, term.weight, padding))
                         places[known] = place
-                        weights.append(_Weight(output.combine, term.weight))
-                        place += term.width * output.dim
+                        place += width * wide
                     at = places[known]
-                wide = output.dim if term.weight is not None else term.width
                 for v, w in sources:
-                    lines.append(
-                        (_KINDS[term.kind], v, w, column + term.target, term.width, wide, at)
-                    )
+                    lines.append((_KINDS[term.kind], v, w, column + term.target, width, wide, at))
         column += output.dim
     moves = any(line[0] != _KINDS["add"] or line[1] != line[3] for line in lines)
-    if not moves and column == sum(dims):
-        return None
-    return ColumnProgram(lines, weights, column)
+    return ColumnProgram(lines, weights, column, moves or column != sum(dims))
+
+
+def _padded(width: int, firsts: Sequence[int], columns: NDArray[np.int64]) -> int:
+    """A multiple of 4, which the loops are made for, where all parts read have as many columns."""
+    ends = columns[np.searchsorted(columns, firsts, side="right")]
+    room = int((ends - np.asarray(firsts)).min())
+    padded = -(-width // 4) * 4
+    return padded if padded <= room else width
 
 
 def _sources(
@@ -161,29 +174,9 @@ def _sources(
     return [(first[0], first[1] if len(first) > 1 else -1)]
 
 
-@cache
-def _has_numba() -> bool:
-    try:
-        return importlib.util.find_spec("numba") is not None
-    except ImportError:  # something forbids it
-        return False
+def _bounds(rows: int, block: int) -> NDArray[np.int64]:
+    """Where the pieces of a job begin and end, in blocks: about one piece for each thread."""
+    from compactrec.embeddings import numba_team
 
-
-@cache
-def _pool(num_threads: int, process: int) -> ThreadPoolExecutor:
-    """Of this process: a fork has no threads."""
-    return ThreadPoolExecutor(num_threads, thread_name_prefix="columns")
-
-
-def _in_blocks(num_rows: int, run: Callable[[int, int], None]) -> None:
-    """All blocks of rows, on as many threads as torch has."""
-    from compactrec.embeddings import numba_columns as compiled
-
-    num_blocks = -(-num_rows // compiled.BLOCK)
-    count = max(1, min(torch.get_num_threads(), num_rows // _ROWS_PER_THREAD))
-    bounds = [num_blocks * i // count for i in range(count + 1)]
-    if count == 1:
-        run(0, num_blocks)
-        return
-    for _ in _pool(count, os.getpid()).map(run, bounds[:-1], bounds[1:]):
-        pass
+    count = max(1, min(numba_team.num_threads(), rows // _ROWS_PER_THREAD))
+    return np.arange(count + 1) * -(-rows // block) // count

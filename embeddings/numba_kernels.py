@@ -13,15 +13,20 @@ what the layout says.
 from typing import Any
 
 import numpy as np
+from numba import carray
 
-from compactrec.embeddings.numba_jit import jit
+from compactrec.embeddings.numba_jit import jit, share
 from compactrec.embeddings.numba_lanes import (
+    claim,
+    floats,
+    integers,
     load1,
     load4,
     load8,
     prefetch,
     prefetch_to_write,
     root,
+    small_integers,
     splat4,
     splat8,
     store,
@@ -40,8 +45,8 @@ __all__ = [
     "STATE1",
     "STATE2",
     "WEIGHT",
-    "look_up",
-    "update",
+    "look_up_share",
+    "update_share",
     "weight_gradients",
 ]
 
@@ -55,7 +60,7 @@ _LINE = 16
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _ONE = np.float32(1)
 
-LANES = "c46943a1bd21d8b1"
+LANES = "77a4ae3973db9826"
 """Of ``numba_lanes.py``: first 16 digits of its sha256. Kept code is old when this file changes."""
 
 
@@ -129,7 +134,7 @@ def _adam(
 
 
 @jit
-def look_up(
+def _look_up(
     tables: Any,
     parts: Any,
     values: Any,
@@ -258,7 +263,7 @@ def _sum(
 
 
 @jit
-def update(
+def _update(
     kind: Any,
     tables: Any,
     parts: Any,
@@ -324,3 +329,51 @@ def update(
                 v = tables[t, STATE2] + 4 * row * dim
                 _adam(w, m, v, g, dim, rate, eps, rates[t, 1], b1, b2)
     return -1
+
+
+@share
+def look_up_share(address: Any) -> None:
+    """A piece is some bags: ``results, bounds, tables, their number, parts, their number, values,
+    their number, offsets, scales, out, stride, bags``."""
+    job = integers(address)
+    while True:
+        piece = claim(address)
+        if piece >= job[1]:
+            return
+        results, bounds = integers(job[2]), integers(job[3])
+        tables = carray(integers(job[4]), (job[5], 6))
+        parts = carray(integers(job[6]), (job[7], 2))
+        values, bags = carray(integers(job[8]), (job[9],)), job[14]
+        offsets = carray(integers(job[10]), (job[7] * bags + 1,))
+        results[piece] = _look_up(
+            tables, parts, values, offsets, job[11], job[12], job[13], bags, bounds[piece],
+            bounds[piece + 1],
+        )  # fmt: skip
+
+
+@share
+def update_share(address: Any) -> None:
+    """A piece is what :func:`numba_tables.divide` makes: ``results, bounds of units, tables, their
+    number, parts, their number, values, their number, offsets, scales, gradient, stride, bags,
+    kind, units, rates, settings, scratch``, the latter ``slots, distinct, sums, ids`` per piece."""
+    job = integers(address)
+    while True:
+        piece = claim(address)
+        if piece >= job[1]:
+            return
+        results, bounds = integers(job[2]), integers(job[3])
+        tables = carray(integers(job[4]), (job[5], 6))
+        parts = carray(integers(job[6]), (job[7], 2))
+        values, bags = carray(integers(job[8]), (job[9],)), job[14]
+        offsets = carray(integers(job[10]), (job[7] * bags + 1,))
+        first, last = bounds[piece], bounds[piece + 1]
+        units = carray(integers(job[16] + 24 * first), (last - first, 3))
+        rates = carray(floats(job[17]), (job[5] - 1, 2))
+        settings = carray(floats(job[18]), (4,))
+        scratch = carray(integers(job[19] + 32 * piece), (4,))
+        ids = scratch[3]
+        results[piece] = _update(
+            job[15], tables, parts, values, offsets, job[11], job[12], job[13], bags, units, rates,
+            settings, carray(small_integers(scratch[0]), (max(8, 4 * ids),)),
+            carray(integers(scratch[1]), (ids,)), scratch[2],
+        )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Vectors of 4 and 8 floats at memory addresses, for functions that Numba compiles.
+"""Vectors of 4 and 8 floats, and more, at memory addresses, for functions that Numba compiles.
 
 Numba leaves vectors to the compiler, which does not find them in loops of a few steps over memory
 that may overlap. So loads, stores and the four operations are LLVM's own here. ``address`` is a
@@ -15,12 +15,18 @@ from numba.core import cgutils
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
 
 __all__ = [
+    "claim",
+    "floats",
+    "high",
+    "integers",
     "load1",
     "load4",
     "load8",
+    "ones",
     "prefetch",
     "prefetch_to_write",
     "root",
+    "small_integers",
     "splat4",
     "splat8",
     "store",
@@ -109,6 +115,58 @@ def store(context: Any, address: Any, index: Any, value: Any) -> Intrinsic:
         return context.get_dummy_value()
 
     return types.void(types.intp, types.intp, value), generate
+
+
+def _pointer_maker(kind: Any) -> Any:
+    @intrinsic
+    def make(context: Any, address: Any) -> Intrinsic:
+        result = types.CPointer(kind)
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.inttoptr(args[0], context.get_value_type(result))
+
+        return result(types.intp), generate
+
+    return make
+
+
+integers, floats = _pointer_maker(types.int64), _pointer_maker(types.float32)
+"""An address as a pointer, for ``numba.carray``."""
+small_integers = _pointer_maker(types.int32)
+
+
+@intrinsic
+def claim(context: Any, address: Any) -> Intrinsic:
+    """Add one to an int64 that threads share; what it was before."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        number = ir.IntType(64)
+        place = builder.inttoptr(args[0], number.as_pointer())
+        return builder.atomic_rmw("add", place, number(1), "monotonic")
+
+    return types.int64(types.intp), generate
+
+
+@intrinsic
+def high(context: Any, x: Any, y: Any) -> Intrinsic:
+    """The upper 64 bits of the product of two words, both taken as unsigned."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        wide = ir.IntType(128)
+        product = builder.mul(*(builder.zext(arg, wide) for arg in args))
+        return builder.trunc(builder.lshr(product, wide(64)), ir.IntType(64))
+
+    return types.int64(types.int64, types.int64), generate
+
+
+@intrinsic
+def ones(context: Any, word: Any) -> Intrinsic:
+    """How many bits of an int64 are set."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.ctpop(args[0])
+
+    return types.int64(types.int64), generate
 
 
 def _splatter(result: Lanes) -> Any:

@@ -9,9 +9,7 @@ Bytes while it runs: a float per id of the largest table and column, and about 1
 thread. ADR 9 says why this and not FBGEMM's.
 """
 
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from compactrec.embeddings import numba_kernels as compiled
+from compactrec.embeddings import numba_team
 from compactrec.embeddings.contract import Table
 from compactrec.embeddings.decay import check_decay
 from compactrec.embeddings.fused_optimizer import ADAM_BETAS, FusedOptimizer
@@ -33,11 +32,7 @@ _KINDS = {
     "rowwise_adagrad": compiled.ROWWISE_ADAGRAD,
     "adam": compiled.ADAM,
 }
-_FEW_IDS = 4096
-"""Fewer are not worth another thread."""
 Integers = NDArray[np.int64]
-_pools: dict[int, ThreadPoolExecutor] = {}
-"""By process: a fork has no threads."""
 
 
 class NumbaKernel:
@@ -102,18 +97,9 @@ class NumbaKernel:
     def pool(self, batch: "_Batch") -> Tensor:
         """The lookup itself."""
         out = torch.empty(batch.num_bags, self._stride)
-        count = _num_threads(batch.values.size)
-        bounds = [batch.num_bags * i // count for i in range(count + 1)]
-
-        def run(i: int) -> int:
-            return int(
-                compiled.look_up(
-                    self._layout, self._parts, batch.values, batch.offsets, batch.scales,
-                    out.data_ptr(), self._stride, batch.num_bags, bounds[i], bounds[i + 1],
-                )
-            )  # fmt: skip
-
-        self._check(batch, _in_threads(run, count))
+        count = _num_pieces(batch.values.size)
+        bounds = np.array([batch.num_bags * i // count for i in range(count + 1)], np.int64)
+        self._run(compiled.look_up_share, batch, bounds, out)
         return out
 
     def gradients_of_weights(self, batch: "_Batch", grad: Tensor) -> Tensor:
@@ -131,30 +117,42 @@ class NumbaKernel:
         self._steps += 1
         first = self._layout[:, compiled.FIRST_PART] * batch.num_bags
         counts = np.diff(batch.offsets[first])
-        units = divide(counts, self._trained, _num_threads(batch.values.size))
-        rates = self._rates()
-        kind = _KINDS[self._optimizer.name]
-        for i, mine in enumerate(units):
-            largest, numbers = 0, 0
-            for t in mine[:, 0]:
-                rows = min(int(counts[t]), self._tables[t].num_rows)
-                largest, numbers = (
-                    max(largest, int(counts[t])),
-                    max(numbers, rows * self._tables[t].dim),
-                )
-            self._scratch.setdefault(i, _Scratch()).reserve(largest, numbers)
+        units = divide(counts, self._trained, _num_pieces(batch.values.size))
+        bounds = np.cumsum([0, *map(len, units)])
+        lines, rates = np.concatenate(units), self._rates()
+        scratch = np.array([self._reserved(i, mine, counts) for i, mine in enumerate(units)])
+        self._run(
+            compiled.update_share, batch, bounds, grad, _KINDS[self._optimizer.name],
+            lines.ctypes.data, rates.ctypes.data, self._settings.ctypes.data, scratch.ctypes.data,
+        )  # fmt: skip
 
-        def run(i: int) -> int:
-            scratch = self._scratch[i]
-            return int(
-                compiled.update(
-                    kind, self._layout, self._parts, batch.values, batch.offsets, batch.scales,
-                    grad.data_ptr(), self._stride, batch.num_bags, units[i], rates, self._settings,
-                    scratch.slots, scratch.distinct, scratch.sums.data_ptr(),
-                )
-            )  # fmt: skip
+    def _run(
+        self,
+        share: numba_team.Share,
+        batch: "_Batch",
+        bounds: Integers,
+        pooled: Tensor,
+        *more: int,
+    ) -> None:
+        """All pieces; ``pooled``: the output or its gradient."""
+        results = np.full(len(bounds) - 1, -1, np.int64)
+        numba_team.run(
+            share, len(results), results.ctypes.data, bounds.ctypes.data,
+            self._layout.ctypes.data, len(self._layout), self._parts.ctypes.data, len(self._parts),
+            batch.values.ctypes.data, batch.values.size, batch.offsets.ctypes.data, batch.scales,
+            pooled.data_ptr(), self._stride, batch.num_bags, *more,
+        )  # fmt: skip
+        self._check(batch, results.tolist())
 
-        self._check(batch, _in_threads(run, len(units)))
+    def _reserved(self, piece: int, mine: Integers, counts: Integers) -> list[int]:
+        """Scratch of a piece: addresses, and how many ids there is room for."""
+        ids = [int(counts[t]) for t in mine[:, 0]]
+        rows = [min(n, self._tables[t].num_rows) for n, t in zip(ids, mine[:, 0], strict=True)]
+        floats = [n * self._tables[t].dim for n, t in zip(rows, mine[:, 0], strict=True)]
+        scratch = self._scratch.setdefault(piece, _Scratch())
+        scratch.reserve(max(ids, default=0), max(floats, default=0))
+        arrays = (scratch.slots.ctypes.data, scratch.distinct.ctypes.data)
+        return [*arrays, scratch.sums.data_ptr(), scratch.distinct.size]
 
     def _rates(self) -> NDArray[np.float32]:
         rates = np.full((len(self._tables), 2), self._rate)
@@ -285,17 +283,5 @@ def divide(counts: Integers, trained: Sequence[int], threads: int) -> list[Integ
     return [np.array(found, np.int64).reshape(-1, 3) for found in units]
 
 
-def _num_threads(ids: int) -> int:
-    return 1 if ids < _FEW_IDS else torch.get_num_threads()
-
-
-def _in_threads(run: Callable[[int], int], count: int) -> list[int]:
-    """``run(0) .. run(count - 1)``, side by side; the first in this thread."""
-    if count == 1:
-        return [run(0)]
-    process = os.getpid()
-    pool = _pools.get(process)
-    if pool is None or pool._max_workers < count - 1:
-        pool = _pools[process] = ThreadPoolExecutor(count - 1, "compactrec-tables")
-    waiting = [pool.submit(run, i) for i in range(1, count)]
-    return [run(0), *(future.result() for future in waiting)]
+def _num_pieces(ids: int) -> int:
+    return 1 if ids < numba_team.FEW else numba_team.num_threads()

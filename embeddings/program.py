@@ -4,11 +4,12 @@ Legend: ``S`` streams, ``V`` ids, ``B`` bags.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
+from compactrec.embeddings.compiled_maps import CompiledMaps, is_plain
 from compactrec.embeddings.hashing import salted_hash
 from compactrec.embeddings.rewrites import Blocks, IdMap, Signs, Stream
 
@@ -73,7 +74,7 @@ class Source:
     ) -> None:
         self.lengths, self.length_per_key, self.one_id = lengths, length_per_key, one_id
         self.weights = bags.weights
-        self._values = bags.values
+        self.values = bags.values
         self._grid = bags.values.view(lengths.shape) if one_id else None
         self._pieces = None if one_id else bags.values.split(length_per_key)
 
@@ -120,6 +121,15 @@ class MapProgram(nn.Module):
             by_kind += members
         self._by_kind = [self._order[i] for i in by_kind]
         self._back = sorted(range(len(by_kind)), key=by_kind.__getitem__)
+        self.compiled = CompiledMaps.covers(list(self._slices))
+        """False keeps to torch's own operations."""
+        self._compiled = CompiledMaps(
+            [
+                (s.id_map.kind, by_kind.index(i) - self._slices[s.id_map.kind][0])
+                for i, s in enumerate(streams)
+            ],
+            self._order,
+        )
         self.register("_positions", self._order)
         self.register("_positions_by_kind", self._by_kind)
         self.register("_places", self._back)
@@ -131,6 +141,8 @@ class MapProgram(nn.Module):
 
     def rows(self, source: Source) -> Flat:
         """Rows of every stream: ``(S, B)`` when all bags hold one id, else flat."""
+        if self.compiled and is_plain(source.values):
+            return self._compiled_rows(source)
         pieces, counts = [], []
         for kind, (start, stop) in self._slices.items():
             flat = source.ids(self._positions_by_kind[start:stop], self._by_kind[start:stop])
@@ -144,6 +156,14 @@ class MapProgram(nn.Module):
             each = ids.split([source.length_per_key[p] for p in self._by_kind])
             ids, sizes = torch.cat([each[i] for i in self._back]), sizes[self._places]
         return Flat(ids, sizes)
+
+    def _compiled_rows(self, source: Source) -> Flat:
+        kinds = cast(dict[str, _MapKind], self.kinds)
+        state = {kind: (m.params, m.array) for kind, m in kinds.items()}
+        rows = self._compiled.rows(source.values, source.length_per_key, state)
+        if source.one_id:
+            return Flat(rows.view(len(self._order), -1), None)
+        return Flat(rows, torch.tensor([source.length_per_key[p] for p in self._order]))
 
     def bag_of(self, source: Source, rows: Flat) -> Tensor:
         """The bag of every id; broadcasts against ``rows.ids``."""

@@ -34,7 +34,7 @@ from compactrec.embeddings.registry import (
     SizingTask,
     register_method,
 )
-from compactrec.embeddings.rewrites import IdMap, LookUp
+from compactrec.embeddings.rewrites import Clip, IdMap, Keep, LookUp
 from compactrec.embeddings.sizing import largest
 
 __all__ = ["RareConfig", "lower_rare"]
@@ -56,38 +56,6 @@ class RareConfig(MethodConfig):
     """Initial weights; None is U(+-sqrt(1/num_rows))."""
 
 
-@dataclass(frozen=True)
-class KeepFrequent(IdMap):
-    """``x`` where ``x < num_rows``, else row 0 (ids are numbered by frequency from 1)."""
-
-    num_rows: int
-    kind: ClassVar[str] = "keep"
-
-    @property
-    def params(self) -> tuple[int, ...]:
-        return (self.num_rows,)
-
-    @staticmethod
-    def apply(ids: Tensor, params: tuple[Tensor, ...], array: Tensor | None) -> Tensor:
-        return torch.where(ids < params[0], ids, 0)
-
-
-@dataclass(frozen=True)
-class Clip(IdMap):
-    """``x`` where ``x < num_rows``, else the last row (ids are numbered by frequency from 0)."""
-
-    num_rows: int
-    kind: ClassVar[str] = "clip"
-
-    @property
-    def params(self) -> tuple[int, ...]:
-        return (self.num_rows - 1,)
-
-    @staticmethod
-    def apply(ids: Tensor, params: tuple[Tensor, ...], array: Tensor | None) -> Tensor:
-        return torch.minimum(ids, params[0])
-
-
 def lower_rare(config: RareConfig, features: tuple[Feature, ...], arrays: Arrays) -> Lowered:
     """One table for the group behind a clip or a remap."""
     num_ids = require_vocabulary(config.method, features, same=True)
@@ -96,7 +64,7 @@ def lower_rare(config: RareConfig, features: tuple[Feature, ...], arrays: Arrays
             f"rare: num_rows must be at most num_ids = {num_ids} for feature "
             f"{features[0].name!r}, got {config.num_rows}"
         )
-    id_map: IdMap = (KeepFrequent if config.shared == "first" else Clip)(config.num_rows)
+    id_map: IdMap = (Keep if config.shared == "first" else Clip)(config.num_rows)
     if config.remap is not None:
         id_map = LookUp(
             require_array(config.method, arrays, config.remap, features[0], config.num_rows)

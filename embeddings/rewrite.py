@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from compactrec.embeddings.compiled_maps import ids_in_range, is_plain
 from compactrec.embeddings.expand import ExpandProgram
 from compactrec.embeddings.feature import MAX_ID, Feature
 from compactrec.embeddings.program import Bags, Flat, MapProgram, Source, SplitProgram
@@ -119,7 +120,10 @@ class Rewrite(nn.Module):
                 )
         if not self.check_ids or values.numel() == 0:
             return
-        if one_id:  # a pass over the ids, and not one for each operation
+        if is_plain(values):
+            if ids_in_range(values, length_per_key, self._bounds):
+                return
+        elif one_id:  # a pass over the ids, and not one for each operation
             low, high = values.view(lengths.shape).aminmax(dim=1)
             if not bool(((low < 0) | (high > self._bounds)).any()):
                 return

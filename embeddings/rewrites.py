@@ -21,10 +21,12 @@ from compactrec.embeddings.hashing import salted_hash
 
 __all__ = [
     "Blocks",
+    "Clip",
     "Digit",
     "Entries",
     "IdMap",
     "Identity",
+    "Keep",
     "LookUp",
     "Positions",
     "Rank",
@@ -101,6 +103,38 @@ class SaltedHash(IdMap):
     @staticmethod
     def apply(ids: Tensor, params: tuple[Tensor, ...], array: Tensor | None) -> Tensor:
         return salted_hash(ids, params[0], params[1])
+
+
+@dataclass(frozen=True)
+class Keep(IdMap):
+    """``x`` where ``x < num_rows``, else row 0."""
+
+    num_rows: int
+    kind: ClassVar[str] = "keep"
+
+    @property
+    def params(self) -> tuple[int, ...]:
+        return (self.num_rows,)
+
+    @staticmethod
+    def apply(ids: Tensor, params: tuple[Tensor, ...], array: Tensor | None) -> Tensor:
+        return torch.where(ids < params[0], ids, 0)
+
+
+@dataclass(frozen=True)
+class Clip(IdMap):
+    """``x`` where ``x < num_rows``, else the last row."""
+
+    num_rows: int
+    kind: ClassVar[str] = "clip"
+
+    @property
+    def params(self) -> tuple[int, ...]:
+        return (self.num_rows - 1,)
+
+    @staticmethod
+    def apply(ids: Tensor, params: tuple[Tensor, ...], array: Tensor | None) -> Tensor:
+        return torch.minimum(ids, params[0])
 
 
 @dataclass(frozen=True)

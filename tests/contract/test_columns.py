@@ -58,6 +58,7 @@ def everything() -> LogicalCombine:
         Output("d", "d", 6, (two,), Subtract()),
         Output("e", "e", 8, ((Slot(("w",), 6), Slot(("l0", "l1"), 2)),), Concat()),
         Output("f", "f", 4, ((Slot(("w",), 4),),), Select()),
+        Output("g", "g", 20, ((Slot(("q",), 8), Slot(("p2",), 3)),), Project([8, 3], 20)),
     ]
     return LogicalCombine(outputs)
 
@@ -123,7 +124,7 @@ def test_where_nothing_moves_nothing_is_copied() -> None:
 
 
 def test_without_numba_torch_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(columns, "_has_numba", lambda: False)
+    monkeypatch.setattr(columns, "has_numba", lambda: False)
     found = everything()(torch.randn(5, sum(DIMS), requires_grad=True), KEYS, DIMS)
     assert found.grad_fn is not None
     assert "_Columns" not in found.grad_fn.name()

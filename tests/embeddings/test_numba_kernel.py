@@ -21,7 +21,6 @@ from compactrec.embeddings import (
     Plan,
     numba_kernels,
     numba_lanes,
-    numba_tables,
 )
 from compactrec.embeddings.contract import Table
 from compactrec.embeddings.fused_tables import choose_kernel
@@ -169,13 +168,6 @@ def test_kept_machine_code_is_of_these_sources() -> None:
     assert hashlib.sha256(text).hexdigest()[:16] == numba_kernels.LANES, (
         "numba_lanes.py changed: write its new checksum into numba_kernels.py"
     )
-
-
-def test_a_fork_starts_threads_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    numba_tables._in_threads(lambda i: i, 2)
-    monkeypatch.setattr("os.getpid", lambda: -1)
-    assert numba_tables._in_threads(lambda i: i, 3) == [0, 1, 2]
-    assert numba_tables._pools.pop(-1)._max_workers == 2
 
 
 FEATURES = tuple(
