@@ -13,18 +13,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from compactrec.embeddings.numba_team import has_numba
+from compactrec.embeddings.rewrites import Blocks
 
-__all__ = ["CompiledMaps", "ids_in_range", "is_plain"]
+__all__ = ["CompiledBlocks", "CompiledMaps", "ids_in_range", "is_plain"]
 
 Integers = NDArray[np.int64]
 _KINDS = ("identity", "digit", "hash", "keep", "clip", "look_up", "remap", "rank")
 """Kinds of maps that there are loops for; what a method brings of its own may have none."""
 
 
-def is_plain(ids: Tensor) -> bool:
-    """True for ids that a compiled loop reads."""
+def is_plain(ids: Tensor, weights: Tensor | None = None) -> bool:
+    """True for ids, and weights of them, that a compiled loop reads."""
+    simple = weights is None or (weights.dtype == torch.float32 and not weights.requires_grad)
     return (
-        ids.dtype == torch.int64
+        simple
+        and ids.dtype == torch.int64
         and ids.device.type == "cpu"
         and not torch.compiler.is_compiling()
         and has_numba()
@@ -117,6 +120,65 @@ class CompiledMaps:
     def __getstate__(self) -> dict[str, Any]:
         """Without what was read: a copy reads its own buffers."""
         return {**self.__dict__, "_read": (), "_lines": np.empty((0, 0), np.int64)}
+
+
+class CompiledBlocks:
+    """Streams that are split into blocks of rows, in their order; parts are numbered through.
+
+    Args:
+        splits: the blocks of each stream.
+    """
+
+    def __init__(self, splits: Sequence[Blocks]) -> None:
+        blocks, first = [], 0
+        self._bounds = np.cumsum([0, *(len(split.starts) for split in splits)])
+        for split in splits:
+            for start, lanes in zip(split.starts, split.lanes, strict=True):
+                magic = min(2**64 // max(lanes, 2), 2**63 - 1)
+                blocks.append((start, first if lanes else -1, lanes, magic))
+                first += lanes
+        self.num_parts = first
+        self._blocks = np.array(blocks, np.int64)
+
+    def run(
+        self, rows: Tensor, counts: Sequence[int], lengths: Tensor | None, weights: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Rows of all parts, lengths ``(parts, B)`` and weights.
+
+        Args:
+            rows: rows by stream. ``counts``: how many each stream has.
+            lengths: of bags, ``(S, B)``; None where each bag has one id.
+            weights: of ids, by stream.
+        """
+        from compactrec.embeddings import numba_maps as compiled
+        from compactrec.embeddings import numba_team
+
+        bags = counts[0] if lengths is None else lengths.shape[1]
+        lengths = None if lengths is None else lengths.long().contiguous()
+        weights = None if weights is None else weights.contiguous()
+        lines = np.zeros((len(counts), 5), np.int64)
+        lines[:, 0], lines[:, 1] = np.cumsum([0, *counts])[:-1], counts
+        lines[:, 3], lines[:, 4] = self._bounds[:-1], self._bounds[1:]
+        parts, local = torch.empty_like(rows), torch.empty_like(rows)
+        grid = rows.new_zeros(self.num_parts, bags)
+        sizes = np.zeros(self.num_parts, np.int64)
+        few = rows.numel() < numba_team.FEW
+        numba_team.run(
+            compiled.route_share, len(lines), lines.ctypes.data, self._blocks.ctypes.data,
+            len(self._blocks), bags, rows.data_ptr(), 0 if lengths is None else lengths.data_ptr(),
+            parts.data_ptr(), local.data_ptr(), grid.data_ptr(), sizes.ctypes.data, self.num_parts,
+            few=few,
+        )  # fmt: skip
+        places = np.cumsum(sizes) - sizes
+        out = rows.new_empty(int(sizes.sum()))
+        placed = None if weights is None else weights.new_empty(len(out))
+        numba_team.run(
+            compiled.place_share, len(lines), lines.ctypes.data, parts.data_ptr(),
+            local.data_ptr(), places.ctypes.data, out.data_ptr(),
+            0 if weights is None else weights.data_ptr(),
+            0 if placed is None else placed.data_ptr(), few=few,
+        )  # fmt: skip
+        return out, grid, placed
 
 
 def ids_in_range(values: Tensor, counts: Sequence[int], bounds: Tensor) -> bool:

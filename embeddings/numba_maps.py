@@ -12,7 +12,15 @@ import numpy as np
 from numba import carray
 
 from compactrec.embeddings.numba_jit import jit, share
-from compactrec.embeddings.numba_lanes import claim, high, integers, ones, small_integers
+from compactrec.embeddings.numba_lanes import (
+    claim,
+    high,
+    integers,
+    load1,
+    ones,
+    small_integers,
+    store,
+)
 
 __all__ = [
     "CLIP",
@@ -27,6 +35,8 @@ __all__ = [
     "REMAP",
     "check_share",
     "map_share",
+    "place_share",
+    "route_share",
 ]
 
 IDENTITY, DIGIT, HASH, KEEP, CLIP, LOOK_UP, REMAP, RANK = range(8)
@@ -179,3 +189,75 @@ def check_share(address: Any) -> None:
         for i in range(x.shape[0]):
             bad |= x[i] | (bound - x[i])  # negative where one of them is
         carray(integers(job[2]), (job[1],))[piece] = bad < 0
+
+
+@jit
+def _route(
+    line: Any, blocks: Any, x: Any, lengths: Any, parts: Any, rows: Any, grid: Any, counts: Any
+) -> None:
+    """Where each id goes, how many a bag of a part has, and a part."""
+    i = 0
+    for b in range(grid.shape[1]):
+        end = i + (lengths[b] if lengths.shape[0] else 1)
+        while i < end:
+            k = line[4] - 1
+            while k > line[3] and x[i] < blocks[k, 0]:
+                k -= 1
+            local, lanes = x[i] - blocks[k, 0], blocks[k, 2]
+            part, row = blocks[k, 1], local
+            if local < 0:  # an id that nobody has checked
+                part = -1
+            elif part >= 0 and lanes > 1:
+                row = _divided(local, lanes, blocks[k, 3])
+                part += local - row * lanes
+            parts[i], rows[i] = part, row
+            if part >= 0:
+                grid[part, b] += 1
+                counts[part] += 1
+            i += 1
+
+
+@share
+def route_share(address: Any) -> None:
+    """A piece is a stream of blocks: ``streams, blocks, their number, bags, ids, lengths or 0,
+    parts, rows, grid of lengths (parts, bags), counts of parts, their number``.
+
+    ``streams``, int64: first id, number of ids, number, first block, last block + 1. ``blocks``:
+    first row, first part or -1, lanes, 2^64 div lanes."""
+    job = integers(address)
+    while True:
+        piece = claim(address)
+        if piece >= job[1]:
+            return
+        line = carray(integers(job[2] + 40 * piece), (5,))
+        bags, first, count = job[5], line[0], line[1]
+        lengths = carray(integers(job[7] + 8 * bags * piece), (bags if job[7] else 0,))
+        _route(
+            line, carray(integers(job[3]), (job[4], 4)),
+            carray(integers(job[6] + 8 * first), (count,)), lengths,
+            carray(integers(job[8] + 8 * first), (count,)),
+            carray(integers(job[9] + 8 * first), (count,)),
+            carray(integers(job[10]), (job[12], bags)), carray(integers(job[11]), (job[12],)),
+        )  # fmt: skip
+
+
+@share
+def place_share(address: Any) -> None:
+    """A piece is a stream: ``streams, parts, rows, next place of each part, out, weights or 0,
+    weights out``. Ids keep their order within a part."""
+    job = integers(address)
+    while True:
+        piece = claim(address)
+        if piece >= job[1]:
+            return
+        line = carray(integers(job[2] + 40 * piece), (5,))
+        parts, rows, places = integers(job[3]), integers(job[4]), integers(job[5])
+        out = integers(job[6])
+        for i in range(line[0], line[0] + line[1]):
+            part = parts[i]
+            if part >= 0:
+                to = places[part]
+                places[part] = to + 1
+                out[to] = rows[i]
+                if job[7]:
+                    store(job[8], to, load1(job[7], i))

@@ -9,7 +9,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from compactrec.embeddings.compiled_maps import CompiledMaps, is_plain
+from compactrec.embeddings.compiled_maps import CompiledBlocks, CompiledMaps, is_plain
 from compactrec.embeddings.hashing import salted_hash
 from compactrec.embeddings.rewrites import Blocks, IdMap, Signs, Stream
 
@@ -223,6 +223,8 @@ class SplitProgram(MapProgram):
             assert stream.split is not None
             self._split_kinds.setdefault(stream.split.kind, []).append(i)
         self._register_blocks(streams)
+        blocks = [s.split for s in streams if isinstance(s.split, Blocks)]
+        self._blocks = CompiledBlocks(blocks) if len(blocks) == len(self.streams) else None
         salts = [s.split.salt if isinstance(s.split, Signs) else 0 for s in streams]
         self.register("sign_salts", salts, persistent=any(salts))
 
@@ -256,11 +258,13 @@ class SplitProgram(MapProgram):
 
     def run(self, source: Source) -> Bags:
         rows = self.rows(source)
+        weights = source.stream_weights(self._order, self._weighted)
+        if self._blocks is not None and self.compiled and is_plain(rows.ids, weights):
+            return self._compiled_run(source, rows, self._blocks, weights)
         parts, rows_out = self._route(source, rows)
         batch = source.lengths.shape[1]
         cell = (parts * batch + self.bag_of(source, rows)).reshape(-1)
         values = rows_out.reshape(-1)
-        weights = source.stream_weights(self._order, self._weighted)
         if self._drops:
             kept = (parts >= 0).reshape(-1).nonzero()[:, 0]
             cell, values = cell[kept], values[kept]
@@ -272,6 +276,17 @@ class SplitProgram(MapProgram):
             counts.to(source.lengths.dtype),
             None if weights is None else weights[order],
         )
+
+    def _compiled_run(
+        self, source: Source, rows: Flat, blocks: CompiledBlocks, weights: Tensor | None
+    ) -> Bags:
+        values, lengths, weights = blocks.run(
+            rows.ids.reshape(-1).contiguous(),
+            [source.length_per_key[p] for p in self._order],
+            None if source.one_id else source.lengths[self._positions],
+            weights,
+        )
+        return Bags(values, lengths.reshape(-1).to(source.lengths.dtype), weights)
 
     def _route(self, source: Source, rows: Flat) -> tuple[Tensor, Tensor]:
         """The part (over all streams; -1 for none) and the row of every id."""

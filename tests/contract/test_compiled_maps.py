@@ -19,6 +19,7 @@ from compactrec.embeddings.hashing import name_salt
 from compactrec.embeddings.program import Bags, MapProgram
 from compactrec.embeddings.rewrite import Rewrite
 from compactrec.embeddings.rewrites import (
+    Blocks,
     Clip,
     Digit,
     Identity,
@@ -65,10 +66,38 @@ def threads(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_the_rows_of_every_method(case: Case, bags: str, size: int) -> None:
     rewrite = build(case.plan).rewrite.ids
-    batch = make_batch(case.plan, bags, size=size).kjt()  # type: ignore[arg-type]  # a name
-    found, expected = both_ways(rewrite, Bags(batch.values(), batch.lengths(), None))
-    assert torch.equal(found.values, expected.values)
-    assert torch.equal(found.lengths, expected.lengths)
+    batch = make_batch(case.plan, bags, weighted=True, size=size).kjt()  # type: ignore[arg-type]  # a name
+    for weights in (None, batch.weights()):
+        found, expected = both_ways(rewrite, Bags(batch.values(), batch.lengths(), weights))
+        assert torch.equal(found.values, expected.values)
+        assert torch.equal(found.lengths, expected.lengths)
+        assert found.lengths.dtype == expected.lengths.dtype
+        if found.weights is not None and expected.weights is not None:
+            assert torch.equal(found.weights, expected.weights)
+        else:
+            assert weights is None
+
+
+def test_weights_keep_their_gradient() -> None:
+    plan = next(c for c in CASES if str(c).startswith("mixed")).plan
+    rewrite = build(plan).rewrite.ids
+    batch = make_batch(plan, "multi", weighted=True, size=20).kjt()
+    weights = batch.weights().clone().requires_grad_()
+    found = rewrite(Bags(batch.values(), batch.lengths(), weights)).weights
+    assert found is not None
+    (gradient,) = torch.autograd.grad(found.sum(), [weights])
+    assert bool((gradient > 0).all())
+
+
+def test_unchecked_ids_leave_the_parts() -> None:
+    """Rows that no block has go nowhere, or to a row that the tables refuse."""
+    split = Blocks((5, 40), (3, 1), 100)
+    streams = [Stream("f", ("f__a", "f__b", "f__c", "f__d"), ("t",) * 4, split=split)]
+    rewrite = Rewrite([Feature(name="f", dim=4)], streams, check_ids=False)
+    ids = torch.tensor([-1, -(2**62), 4, 5, 8, 39, 40, 99, 10**9])
+    found = rewrite(Bags(ids, torch.ones(9, dtype=torch.int64), None))
+    assert found.values.tolist() == [0, 1, 11, 0, 59, 10**9 - 40]
+    assert found.lengths.view(4, 9).sum(1).tolist() == [2, 1, 0, 3]
 
 
 def rewrite_of(*maps: IdMap) -> Rewrite:
