@@ -116,7 +116,8 @@ class Rewrite(nn.Module):
             if longest > limit:
                 raise ValueError(
                     f"feature {self.features[position].name!r} has a bag of {longest} ids but its "
-                    f"max_bag is {limit}; raise max_bag in the plan or cut the bags"
+                    f"max_bag is {limit}; raise max_bag in the plan (max_bags of compress and "
+                    f"plan_swap) or cut the bags"
                 )
         if not self.check_ids or values.numel() == 0:
             return
