@@ -9,7 +9,6 @@ rows, a line for each, so that their sum does not depend on the number of thread
 
 from typing import Any
 
-import numpy as np
 from numba import carray
 
 from compactrec.embeddings.numba_jit import jit, share
@@ -25,11 +24,11 @@ from compactrec.embeddings.numba_lanes import (
     splat8,
     store,
 )
+from compactrec.embeddings.numba_vectors import add, add_scaled, clear, multiply, subtract
 
 __all__ = [
     "ADD",
     "BLOCK",
-    "LANES",
     "MULTIPLY",
     "PROJECT",
     "SUBTRACT",
@@ -41,69 +40,8 @@ __all__ = [
 ADD, SUBTRACT, MULTIPLY, PROJECT = range(4)
 BLOCK, STRIP = 64, 8
 """Rows of a block, and of a strip: as many as a tile has."""
-LANES = "77a4ae3973db9826"
-"""Of ``numba_lanes.py``: first 16 digits of its sha256. Kept code is old when this file changes."""
-
-
-@jit
-def _clear(out: Any, count: Any) -> None:
-    zero = splat8(np.float32(0))
-    for k in range(0, count - 7, 8):
-        store(out, k, zero)
-    for k in range(count & ~7, count):
-        store(out, k, np.float32(0))
-
-
-@jit
-def _add(out: Any, x: Any, width: Any) -> None:
-    """``out += x``"""
-    for k in range(0, width - 7, 8):
-        store(out, k, load8(out, k) + load8(x, k))
-    done = width & ~7
-    if width & 4:
-        store(out, done, load4(out, done) + load4(x, done))
-        done += 4
-    for k in range(done, width):
-        store(out, k, load1(out, k) + load1(x, k))
-
-
-@jit
-def _subtract(out: Any, x: Any, width: Any) -> None:
-    """``out -= x``"""
-    for k in range(0, width - 7, 8):
-        store(out, k, load8(out, k) - load8(x, k))
-    done = width & ~7
-    if width & 4:
-        store(out, done, load4(out, done) - load4(x, done))
-        done += 4
-    for k in range(done, width):
-        store(out, k, load1(out, k) - load1(x, k))
-
-
-@jit
-def _multiply(out: Any, x: Any, y: Any, width: Any) -> None:
-    """``out += x * y``"""
-    for k in range(0, width - 7, 8):
-        store(out, k, load8(out, k) + load8(x, k) * load8(y, k))
-    done = width & ~7
-    if width & 4:
-        store(out, done, load4(out, done) + load4(x, done) * load4(y, done))
-        done += 4
-    for k in range(done, width):
-        store(out, k, load1(out, k) + load1(x, k) * load1(y, k))
-
-
-@jit
-def _add_scaled(out: Any, x: Any, scale: Any, width: Any) -> None:
-    """``out += scale x``"""
-    for k in range(0, width - 7, 8):
-        store(out, k, load8(out, k) + splat8(scale) * load8(x, k))
-    done = width & ~7
-    if width & 4:
-        store(out, done, load4(out, done) + splat4(scale) * load4(x, done))
-        done += 4
-    for k in range(done, width):
-        store(out, k, load1(out, k) + scale * load1(x, k))
+SOURCES = "4af93b9420cbf83e"
+"""Of what is compiled into these loops from other files; kept code is old when it changes."""
 
 
 @jit
@@ -202,7 +140,7 @@ def _outer(
         done = 0 if i >= inner & ~3 else dim & ~7
         if done < dim:
             for r in range(rows):
-                _add_scaled(
+                add_scaled(
                     out + 4 * (i * dim + done), g + 4 * (r * wide + done),
                     load1(x, r * stride + i), dim - done,
                 )  # fmt: skip
@@ -240,7 +178,7 @@ def _forward(
     """``out``, for ``rows`` rows; memory of the rows after them is asked for."""
     _ask_for(pooled + 4 * rows * stride, rows * stride)
     _ask_to_write(out + 4 * rows * wide, rows * wide)
-    _clear(out, rows * wide)
+    clear(out, rows * wide)
     for t in range(terms.shape[0]):
         kind, v, w, to, width, dim, place = terms[t]
         x, y = pooled + 4 * v, out + 4 * to
@@ -249,12 +187,12 @@ def _forward(
             continue
         for r in range(rows):
             if kind == ADD:
-                _add(y + 4 * r * wide, x + 4 * r * stride, width)
+                add(y + 4 * r * wide, x + 4 * r * stride, width)
             elif kind == SUBTRACT:
-                _subtract(y + 4 * r * wide, x + 4 * r * stride, width)
+                subtract(y + 4 * r * wide, x + 4 * r * stride, width)
             else:
                 z = pooled + 4 * (r * stride + w)
-                _multiply(y + 4 * r * wide, x + 4 * r * stride, z, width)
+                multiply(y + 4 * r * wide, x + 4 * r * stride, z, width)
 
 
 @jit
@@ -273,7 +211,7 @@ def _backward(
     _ask_for(pooled + 4 * rows * stride, rows * stride)
     _ask_for(gradient + 4 * rows * wide, rows * wide)
     _ask_to_write(of_pooled + 4 * rows * stride, rows * stride)
-    _clear(of_pooled, rows * stride)
+    clear(of_pooled, rows * stride)
     for t in range(terms.shape[0]):
         kind, v, w, to, width, dim, place = terms[t]
         x, gx, g = pooled + 4 * v, of_pooled + 4 * v, gradient + 4 * to
@@ -284,12 +222,12 @@ def _backward(
         for r in range(rows):
             i, k = 4 * r * stride, 4 * r * wide
             if kind == ADD:
-                _add(gx + i, g + k, width)
+                add(gx + i, g + k, width)
             elif kind == SUBTRACT:
-                _subtract(gx + i, g + k, width)
+                subtract(gx + i, g + k, width)
             else:
-                _multiply(gx + i, g + k, pooled + 4 * w + i, width)
-                _multiply(of_pooled + 4 * w + i, g + k, x + i, width)
+                multiply(gx + i, g + k, pooled + 4 * w + i, width)
+                multiply(of_pooled + 4 * w + i, g + k, x + i, width)
 
 
 @share
@@ -323,7 +261,7 @@ def backward_share(address: Any) -> None:
         rows, stride, dim = job[11], job[12], job[13]
         for block in range(bounds[piece], bounds[piece + 1]):
             own = job[9] + 4 * block * job[10]
-            _clear(own, job[10])
+            clear(own, job[10])
             last = min((block + 1) * BLOCK, rows)
             for first in range(block * BLOCK, last, STRIP):
                 _backward(

@@ -30,15 +30,14 @@ from compactrec.embeddings.numba_lanes import (
     splat4,
     splat8,
     store,
-    total,
 )
+from compactrec.embeddings.numba_vectors import add_scaled, assign_scaled, dot
 
 __all__ = [
     "ADAGRAD",
     "ADAM",
     "DIM",
     "FIRST_PART",
-    "LANES",
     "ROWS",
     "ROWWISE_ADAGRAD",
     "SGD",
@@ -60,37 +59,8 @@ _LINE = 16
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _ONE = np.float32(1)
 
-LANES = "77a4ae3973db9826"
-"""Of ``numba_lanes.py``: first 16 digits of its sha256. Kept code is old when this file changes."""
-
-
-@jit
-def _assign(out: Any, x: Any, scale: Any, dim: Any) -> None:
-    """``out = scale x``"""
-    for k in range(0, dim - 7, 8):
-        store(out, k, load8(x, k) * splat8(scale))
-    if dim & 4:
-        store(out, dim - 4, load4(x, dim - 4) * splat4(scale))
-
-
-@jit
-def _add(out: Any, x: Any, scale: Any, dim: Any) -> None:
-    """``out += scale x``"""
-    for k in range(0, dim - 7, 8):
-        store(out, k, load8(out, k) + load8(x, k) * splat8(scale))
-    if dim & 4:
-        store(out, dim - 4, load4(out, dim - 4) + load4(x, dim - 4) * splat4(scale))
-
-
-@jit
-def _dot(x: Any, y: Any, dim: Any) -> Any:
-    found = splat8(np.float32(0))
-    for k in range(0, dim - 7, 8):
-        found = found + load8(x, k) * load8(y, k)
-    result = total(found)
-    if dim & 4:
-        result += total(load4(x, dim - 4) * load4(y, dim - 4))
-    return result
+SOURCES = "4af93b9420cbf83e"
+"""Of what is compiled into these loops from other files; kept code is old when it changes."""
 
 
 @jit
@@ -170,9 +140,9 @@ def _look_up(
                     return i
                 scale = load1(scales, i) if scales else _ONE
                 if i == low:
-                    _assign(to, weight + row * row_bytes, scale, dim)
+                    assign_scaled(to, weight + row * row_bytes, scale, dim)
                 else:
-                    _add(to, weight + row * row_bytes, scale, dim)
+                    add_scaled(to, weight + row * row_bytes, scale, dim)
     return -1
 
 
@@ -197,7 +167,7 @@ def weight_gradients(
                 if row < 0 or row >= tables[t, ROWS]:
                     return i
                 at = grad + 4 * (b * stride + parts[p, 1])
-                store(out, i, _dot(tables[t, WEIGHT] + 4 * row * dim, at, dim))
+                store(out, i, dot(tables[t, WEIGHT] + 4 * row * dim, at, dim))
     return -1
 
 
@@ -255,10 +225,10 @@ def _sum(
                 if s < 0:
                     slots[h] = count
                     distinct[count] = row
-                    _assign(sums + 4 * count * dim, at, scale, dim)
+                    assign_scaled(sums + 4 * count * dim, at, scale, dim)
                     count += 1
                 else:
-                    _add(sums + 4 * np.int64(s) * dim, at, scale, dim)
+                    add_scaled(sums + 4 * np.int64(s) * dim, at, scale, dim)
     return count
 
 
@@ -316,13 +286,13 @@ def _update(
             m = tables[t, STATE1] + 4 * row * state_dim
             g = sums + 4 * s * dim
             if decay:
-                _add(g, w, decay, dim)
+                add_scaled(g, w, decay, dim)
             if kind == SGD:
-                _add(w, g, -rate, dim)
+                add_scaled(w, g, -rate, dim)
             elif kind == ROWWISE_ADAGRAD:
-                square = load1(m, 0) + _dot(g, g, dim) / np.float32(dim)
+                square = load1(m, 0) + dot(g, g, dim) / np.float32(dim)
                 store(m, 0, square)
-                _add(w, g, -rate / (np.sqrt(square) + eps), dim)
+                add_scaled(w, g, -rate / (np.sqrt(square) + eps), dim)
             elif kind == ADAGRAD:
                 _adagrad(w, m, g, dim, rate, eps)
             else:

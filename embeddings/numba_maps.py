@@ -28,7 +28,6 @@ __all__ = [
     "HASH",
     "IDENTITY",
     "KEEP",
-    "LANES",
     "LINE",
     "LOOK_UP",
     "RANK",
@@ -42,8 +41,8 @@ __all__ = [
 IDENTITY, DIGIT, HASH, KEEP, CLIP, LOOK_UP, REMAP, RANK = range(8)
 LINE = 9
 """Numbers of a stream's line."""
-LANES = "77a4ae3973db9826"
-"""Of ``numba_lanes.py``: first 16 digits of its sha256. Kept code is old when this file changes."""
+SOURCES = "4af93b9420cbf83e"
+"""Of what is compiled into these loops from other files; kept code is old when it changes."""
 
 _ADD = np.uint64(0x9E3779B97F4A7C15)
 _MUL1, _MUL2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
