@@ -5,7 +5,8 @@ r"""Training steps of a sharded DLRM on one and on two processes, side by side i
 The model and data of ``bench_training``: 26 features of the Criteo Kaggle sizes with 0.9M ids in
 all, width 16, batches of 4096 for all processes together, one thread each. ``fused_1`` is the loop
 without process groups; ``sharded_1`` and ``sharded_2`` the sharded loop, tables table-wise over
-gloo. All processes are there from the start and take turns, group by group. Of every process:
+gloo. All processes are there from the start and take turns, group by group; a turn begins with a
+step that does not count, as in ``bench_training``. Of every process:
 
 * ``planned_bytes``: weights and optimizer state, as ``plan --ranks`` says beforehand;
 * ``held_bytes``: the same, summed over the tensors that it has;
@@ -152,6 +153,7 @@ def _work(entrant: Entrant, setting: Setting, rank: int, meet: str, pipe: Connec
     steps = make_loop(model, collections, config, processes).steps(loader, 0)
     pipe.send(None)
     while num_steps := pipe.recv():
+        next(steps)  # brings back what the others have pushed out
         start = time.perf_counter()
         for _ in range(num_steps):
             next(steps)
