@@ -9,6 +9,12 @@ from compactrec.benchmarks.budgets import format_bytes
 from compactrec.benchmarks.cells import versus_cell
 from compactrec.benchmarks.choices import FULL
 from compactrec.benchmarks.report import insert_fragment
+from compactrec.benchmarks.speed_tables import (
+    kernels_table,
+    sharded_table,
+    tables_table,
+    training_table,
+)
 from compactrec.benchmarks.summary import Row, Summary
 from compactrec.benchmarks.texts import estimate_text
 from compactrec.embeddings import get_method, method_names
@@ -36,6 +42,12 @@ def derived() -> Iterator[tuple[Path, str, str]]:
     yield ROOT / "docs" / "models.md", "models", models_table()
     yield ROOT / "docs" / "searches.md", "searches", searches_tables()
     yield ROOT / "docs" / "searches.md", "planted", planted_table()
+    speeds = {
+        "kernels": kernels_table, "tables": tables_table, "training": training_table,
+        "sharded": sharded_table,
+    }  # fmt: skip
+    for name, table in speeds.items():
+        yield ROOT / "benchmarks" / "README.md", name, table(RESULTS / f"{name}.json")
     folders = sorted(p.parent for p in RESULTS.glob("*/summary.json") if not _searched(p.parent))
     for name in method_names():
         content = "\n\n".join(filter(None, [runs_of(name, folders), step_times(name)]))
@@ -95,6 +107,12 @@ def runs_of(method: str, folders: Sequence[Path]) -> str:
 
 def searches_tables() -> str:
     """What searches and their baselines reached: a table for each comparison that has any."""
+    speeds = {
+        "kernels": kernels_table, "tables": tables_table, "training": training_table,
+        "sharded": sharded_table,
+    }  # fmt: skip
+    for name, table in speeds.items():
+        yield ROOT / "benchmarks" / "README.md", name, table(RESULTS / f"{name}.json")
     folders = sorted(path.parent for path in RESULTS.glob("*/summary.json"))
     tables = [_searches_table(folder) for folder in folders if _searched(folder)]
     return "\n\n".join(tables) or "No committed comparison has a search."

@@ -119,25 +119,41 @@ def _project(
 
 
 @jit
+def _outer_tile(out: Any, dim: Any, x: Any, stride: Any, g: Any, wide: Any, rows: Any) -> None:
+    """4 rows and 16 columns of :func:`_outer`."""
+    a, b, c, d = load8(out, 0), load8(out, dim), load8(out, 2 * dim), load8(out, 3 * dim)
+    e, f = load8(out, 8), load8(out, dim + 8)
+    u, v = load8(out, 2 * dim + 8), load8(out, 3 * dim + 8)
+    for r in range(rows):
+        at, p, q = r * stride, load8(g, r * wide), load8(g, r * wide + 8)
+        s = splat8(load1(x, at))
+        a, e = a + s * p, e + s * q
+        s = splat8(load1(x, at + 1))
+        b, f = b + s * p, f + s * q
+        s = splat8(load1(x, at + 2))
+        c, u = c + s * p, u + s * q
+        s = splat8(load1(x, at + 3))
+        d, v = d + s * p, v + s * q
+    store(out, 0, a)
+    store(out, dim, b)
+    store(out, 2 * dim, c)
+    store(out, 3 * dim, d)
+    store(out, 8, e)
+    store(out, dim + 8, f)
+    store(out, 2 * dim + 8, u)
+    store(out, 3 * dim + 8, v)
+
+
+@jit
 def _outer(
     out: Any, x: Any, stride: Any, g: Any, wide: Any, rows: Any, inner: Any, dim: Any
 ) -> None:
     """``out += x^T @ g``, ``out (inner, dim)``, over ``rows`` rows."""
     for i in range(0, inner - 3, 4):
-        to = out + 4 * i * dim
-        for k in range(0, dim - 7, 8):
-            a, b = load8(to, k), load8(to, dim + k)
-            c, d = load8(to, 2 * dim + k), load8(to, 3 * dim + k)
-            for r in range(rows):
-                at, q = r * stride + i, load8(g, r * wide + k)
-                a, b = a + splat8(load1(x, at)) * q, b + splat8(load1(x, at + 1)) * q
-                c, d = c + splat8(load1(x, at + 2)) * q, d + splat8(load1(x, at + 3)) * q
-            store(to, k, a)
-            store(to, dim + k, b)
-            store(to, 2 * dim + k, c)
-            store(to, 3 * dim + k, d)
+        for k in range(0, dim - 15, 16):
+            _outer_tile(out + 4 * (i * dim + k), dim, x + 4 * i, stride, g + 4 * k, wide, rows)
     for i in range(inner):
-        done = 0 if i >= inner & ~3 else dim & ~7
+        done = 0 if i >= inner & ~3 else dim & ~15
         if done < dim:
             for r in range(rows):
                 add_scaled(

@@ -56,6 +56,7 @@ def everything() -> LogicalCombine:
         Output("e", "e", 8, ((Slot(("w",), 6), Slot(("l0", "l1"), 2)),), Concat()),
         Output("f", "f", 4, ((Slot(("w",), 4),),), Select()),
         Output("g", "g", 20, ((Slot(("q",), 8), Slot(("p2",), 3)),), Project([8, 3], 20)),
+        Output("h", "h", 32, ((Slot(("w",), 8),),), Project([8], 32)),
     ]
     return LogicalCombine(outputs)
 
