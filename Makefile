@@ -51,6 +51,7 @@ docs: setup ## write the derived parts of README.md and of the method cards
 bench-smoke: setup ## every benchmark at a toy size, some minutes
 	@mkdir -p $(SMOKE)
 	$(PY) -m compactrec.benchmarks.bench_tables --batch 256 --rounds 2 --out $(SMOKE)/tables.json
+	$(PY) -m compactrec.benchmarks.bench_table_parts --batch 256 --rounds 2 --out $(SMOKE)/table_parts.json
 	$(PY) -m compactrec.benchmarks.bench_training --quick --out $(SMOKE)/training.json
 	$(PY) -m compactrec.benchmarks.bench_sharded --quick --out $(SMOKE)/sharded.json
 	$(PY) -m compactrec.benchmarks.bench_kernels --batch 256 --cap 10000 --threads 1 2 --rounds 2 --out $(SMOKE)/kernels.json

@@ -54,7 +54,7 @@ from compactrec.embeddings import (
 )
 from compactrec.embeddings.fused_tables import Kernel
 
-__all__ = ["main"]
+__all__ = ["collection_of", "features", "fresh", "main", "make_kjts", "zipf_batches"]
 
 CAP = 1_000_000
 LEARNING_RATE = 0.01
@@ -135,7 +135,7 @@ def torchrec_fused(of: tuple[Feature, ...]) -> Step:
     )
 
     def step(ids: Tensor, kjt: KeyedJaggedTensor, gradient: Tensor) -> None:
-        collection(_fresh(kjt)).values().backward(gradient)
+        collection(fresh(kjt)).values().backward(gradient)
 
     return step
 
@@ -162,7 +162,7 @@ def whole(collection: Collection) -> Step:
     def step(ids: Tensor, kjt: KeyedJaggedTensor, gradient: Tensor) -> None:
         if optimizer is not None:
             optimizer.zero_grad()
-        collection(_fresh(kjt)).values().backward(gradient)
+        collection(fresh(kjt)).values().backward(gradient)
         if optimizer is not None:
             optimizer.step()
 
@@ -171,7 +171,7 @@ def whole(collection: Collection) -> Step:
 
 def physical(collection: Collection, kjts: Sequence[KeyedJaggedTensor]) -> Step:
     """The physical tables alone, on rows that were worked out before."""
-    rewritten = {id(kjt): collection.rewrite(_fresh(kjt)) for kjt in kjts}
+    rewritten = {id(kjt): collection.rewrite(fresh(kjt)) for kjt in kjts}
     known: dict[int, Tensor] = {}
 
     def step(ids: Tensor, kjt: KeyedJaggedTensor, gradient: Tensor) -> None:
@@ -184,7 +184,21 @@ def physical(collection: Collection, kjts: Sequence[KeyedJaggedTensor]) -> Step:
     return step
 
 
-def _fresh(kjt: KeyedJaggedTensor) -> KeyedJaggedTensor:
+def make_kjts(of: tuple[Feature, ...], batches: Sequence[Tensor]) -> list[KeyedJaggedTensor]:
+    """Batches ``(F, B)`` of one id per bag as torchrec takes them."""
+    return [
+        KeyedJaggedTensor(
+            keys=[f.name for f in of],
+            values=ids.reshape(-1),
+            stride=ids.shape[1],
+            lengths=torch.ones(ids.numel(), dtype=torch.int32),
+            length_per_key=[ids.shape[1]] * len(of),
+        )
+        for ids in batches
+    ]
+
+
+def fresh(kjt: KeyedJaggedTensor) -> KeyedJaggedTensor:
     """A batch as a loader hands it over: nothing cached but the lengths per key."""
     return KeyedJaggedTensor(
         keys=kjt.keys(),
@@ -204,18 +218,8 @@ def measure(batch: int, dim: int, rounds: int, kernel: Kernel) -> dict[str, dict
         "torchrec_fused": (torchrec_fused(of), full_bytes),
         "fbgemm": (fbgemm(of), full_bytes),
     }
-    keys = [f.name for f in of]
     batches = zipf_batches(of, batch, 8)
-    kjts = [
-        KeyedJaggedTensor(
-            keys=keys,
-            values=ids.reshape(-1),
-            stride=batch,
-            lengths=torch.ones(ids.numel(), dtype=torch.int32),
-            length_per_key=[batch] * len(of),
-        )
-        for ids in batches
-    ]
+    kjts = make_kjts(of, batches)
     for name in method_names():
         collection = collection_of(of, name, kernel)
         table_bytes = size(collection.plan).serving_bytes

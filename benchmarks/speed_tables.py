@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-__all__ = ["kernels_table", "sharded_table", "tables_table", "training_table"]
+__all__ = ["kernels_table", "parts_table", "sharded_table", "tables_table", "training_table"]
 
 OPTIMIZERS = {
     "rowwise_adagrad": "row-wise Adagrad", "adagrad": "Adagrad", "adam": "Adam", "sgd": "SGD",
@@ -46,6 +46,22 @@ def tables_table(path: Path) -> str:
         ]
         size = f"{result['batch']}, {result['dim']}"
         lines.append(_line([size, f"{rows['full']['ratio_to_fbgemm']:.2f}", *cells]))
+    return "\n".join(lines)
+
+
+def parts_table(path: Path) -> str:
+    """Milliseconds of each part of a method's table step."""
+    results = _results(path)
+    parts = list(results[0]["rows"]["full"])
+    lines = [
+        _line(["method", "threads", *(part.replace("_", " ") for part in parts), "sum"]),
+        _line(["---", "---", *["---:"] * (len(parts) + 1)]),
+    ]
+    for result in results:
+        for name, row in result["rows"].items():
+            cells = [f"{row[part]:.2f}" for part in parts]
+            total = f"{sum(row.values()):.2f}"
+            lines.append(_line([f"`{name}`", str(result["threads"]), *cells, total]))
     return "\n".join(lines)
 
 

@@ -11,6 +11,7 @@ from compactrec.benchmarks.choices import FULL
 from compactrec.benchmarks.report import insert_fragment
 from compactrec.benchmarks.speed_tables import (
     kernels_table,
+    parts_table,
     sharded_table,
     tables_table,
     training_table,
@@ -43,8 +44,8 @@ def derived() -> Iterator[tuple[Path, str, str]]:
     yield ROOT / "docs" / "searches.md", "searches", searches_tables()
     yield ROOT / "docs" / "searches.md", "planted", planted_table()
     speeds = {
-        "kernels": kernels_table, "tables": tables_table, "training": training_table,
-        "sharded": sharded_table,
+        "kernels": kernels_table, "tables": tables_table, "table_parts": parts_table,
+        "training": training_table, "sharded": sharded_table,
     }  # fmt: skip
     for name, table in speeds.items():
         yield ROOT / "benchmarks" / "README.md", name, table(RESULTS / f"{name}.json")
@@ -107,12 +108,6 @@ def runs_of(method: str, folders: Sequence[Path]) -> str:
 
 def searches_tables() -> str:
     """What searches and their baselines reached: a table for each comparison that has any."""
-    speeds = {
-        "kernels": kernels_table, "tables": tables_table, "training": training_table,
-        "sharded": sharded_table,
-    }  # fmt: skip
-    for name, table in speeds.items():
-        yield ROOT / "benchmarks" / "README.md", name, table(RESULTS / f"{name}.json")
     folders = sorted(path.parent for path in RESULTS.glob("*/summary.json"))
     tables = [_searches_table(folder) for folder in folders if _searched(folder)]
     return "\n\n".join(tables) or "No committed comparison has a search."

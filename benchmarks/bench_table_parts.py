@@ -1,0 +1,117 @@
+r"""Where the time of a table step goes, for each method.
+
+    python benchmarks/bench_table_parts.py --out benchmarks/results/table_parts.json
+
+Tables, ids, methods and optimizer of ``bench_tables``, engine ``fused``. Methods take turns; times
+are medians over rounds. Gradients of a method's rows are worked out apart from its update, so that
+each has a time of its own.
+
+* ``rewrite``: ids checked and mapped to rows; * ``lookup``: rows read and written out;
+* ``combine``: vectors from rows, and ``combine_backward`` the gradient of it;
+* ``update``: gradients of equal rows summed, and the optimizer's rule.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from compactrec.benchmarks.bench_tables import (
+    Collection,
+    collection_of,
+    features,
+    fresh,
+    make_kjts,
+    zipf_batches,
+)
+from compactrec.benchmarks.environment import describe_environment
+from compactrec.benchmarks.memory import keep_freed_memory
+from compactrec.embeddings import method_names
+
+__all__ = ["main", "measure"]
+
+T = TypeVar("T")
+Times = dict[str, list[float]]
+WARM_UP = 3
+
+
+def _timed(times: Times, part: str, run: Callable[[], T]) -> T:
+    start = time.perf_counter()
+    found = run()
+    times.setdefault(part, []).append(1e3 * (time.perf_counter() - start))
+    return found
+
+
+def step(collection: Collection, kjt: KeyedJaggedTensor, gradient: Tensor, times: Times) -> None:
+    """One step in its parts."""
+    tables: Any = collection.tables
+    rows = _timed(times, "rewrite", lambda: collection.rewrite(fresh(kjt)))
+    pooled = _timed(
+        times, "lookup", lambda: tables(rows.values(), rows.lengths(), None, kjt.stride())
+    )
+    keys, dims = tables.part_keys, tables.part_dims
+    leaf = pooled.detach().requires_grad_()
+    vectors = _timed(times, "combine", lambda: collection.combine(leaf, keys, dims))
+    _timed(times, "combine_backward", lambda: vectors.backward(gradient))
+    of_rows = gradient if leaf.grad is None else leaf.grad
+    _timed(times, "update", lambda: pooled.backward(of_rows))
+
+
+def measure(batch: int, dim: int, rounds: int) -> dict[str, dict[str, float]]:
+    """Median milliseconds of every part, by method."""
+    of = features(dim)
+    kjts = make_kjts(of, zipf_batches(of, batch, 8))
+    collections = {name: collection_of(of, name, "auto") for name in method_names()}
+    gradient = torch.randn(batch, dim * len(of)) * 1e-3
+    found: dict[str, Times] = {name: {} for name in collections}
+    for turn in range(rounds + WARM_UP):
+        for name, collection in collections.items():
+            step(collection, kjts[turn % len(kjts)], gradient, found[name])
+    return {
+        name: {part: round(statistics.median(t[WARM_UP:]), 3) for part, t in times.items()}
+        for name, times in found.items()
+    }
+
+
+def main() -> None:
+    """Measure, print and, with ``--out``, write a result file."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--batch", type=int, nargs="+", default=[4096])
+    parser.add_argument("--dim", type=int, nargs="+", default=[16])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    memory_kept = keep_freed_memory()
+    results = []
+    for dim in args.dim:
+        for batch in args.batch:
+            for threads in args.threads:
+                torch.set_num_threads(threads)
+                rows = measure(batch, dim, args.rounds)
+                results.append({"batch": batch, "dim": dim, "threads": threads, "rows": rows})
+                print(f"batch {batch}, width {dim}, {threads} thread(s)")
+                for name, parts in rows.items():
+                    texts = (f"{part} {ms:.2f}" for part, ms in parts.items())
+                    print(f"  {name:14s} {sum(parts.values()):7.2f} ms  {'  '.join(texts)}")
+    if args.out is not None:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        text = {
+            "environment": describe_environment(max(args.threads)),
+            "memory_kept": memory_kept,
+            "results": results,
+        }
+        args.out.write_text(json.dumps(text, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
