@@ -6,7 +6,8 @@ Tables, ids, methods and optimizer of ``bench_tables``, engine ``fused``. Method
 are medians over rounds. Gradients of a method's rows are worked out apart from its update, so that
 each has a time of its own.
 
-* ``rewrite``: ids checked and mapped to rows; * ``lookup``: rows read and written out;
+* ``rewrite``: ids checked and mapped to rows;
+* ``lookup``: rows read and written out;
 * ``combine``: vectors from rows, and ``combine_backward`` the gradient of it;
 * ``update``: gradients of equal rows summed, and the optimizer's rule.
 """
@@ -59,7 +60,8 @@ def step(collection: Collection, kjt: KeyedJaggedTensor, gradient: Tensor, times
     keys, dims = tables.part_keys, tables.part_dims
     leaf = pooled.detach().requires_grad_()
     vectors = _timed(times, "combine", lambda: collection.combine(leaf, keys, dims))
-    _timed(times, "combine_backward", lambda: vectors.backward(gradient))
+    moved = vectors is not leaf  # full tables: what is looked up goes out as it is
+    _timed(times, "combine_backward", lambda: vectors.backward(gradient) if moved else None)
     of_rows = gradient if leaf.grad is None else leaf.grad
     _timed(times, "update", lambda: pooled.backward(of_rows))
 

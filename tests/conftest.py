@@ -16,6 +16,7 @@ DEFAULT_WORLD_SIZE = 2
 
 # Two processes share two cores: one thread each. Set here, before any test or fixture runs.
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
 os.environ.setdefault("POLARS_MAX_THREADS", "1")  # before polars is imported; processes inherit it
 
 # The same examples in every run; no deadline, because a loaded machine is not a failure.
