@@ -111,7 +111,10 @@ def shard(
     for path, collection in collections.items():
         tables = cast(EmbeddingBagCollection, collection.tables)
         plans[path] = plan_tables(tables, sharding, ranks, optimizer.name)
-        add_bytes(costs, tables.embedding_bag_configs(), plans[path], ranks, optimizer.name)
+        add_bytes(
+            costs, tables.embedding_bag_configs(), plans[path], ranks, optimizer.name,
+            collection.constant_tables,
+        )  # fmt: skip
     check_fits(costs, sharding.rank_memory_bytes)
     for path, collection in collections.items():
         tables = cast(EmbeddingBagCollection, collection.tables)

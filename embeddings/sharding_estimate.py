@@ -11,7 +11,7 @@ written whole and its gradient summed over ranks. The dense part is not in it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -108,14 +108,19 @@ def add_bytes(
     plan: EmbeddingModuleShardingPlan,
     ranks: Ranks,
     optimizer: str,
+    constant: Collection[str] = (),
 ) -> None:
-    """Add the bytes and shards of one collection's tables to the costs of every rank."""
+    """Add the bytes and shards of one collection's tables to the costs of every rank.
+
+    Tables of ``constant`` are one-hot: where they are replicated no optimizer holds them.
+    """
     for config in configs:
         chosen = plan[config.name]
         replicated = chosen.sharding_type == "data_parallel"
         for rank, rows, dim in shards_of(config, chosen, ranks):
             cost, weights = costs[rank], 4 * rows * dim
             state = state_bytes(rows, dim, optimizer)
+            state *= not (replicated and config.name in constant)
             all_of_it = weights + state + weights * replicated
             cost.weight_bytes += weights
             cost.optimizer_bytes += state
@@ -146,7 +151,7 @@ def _add(
     memory, network = sharding.memory_gb_per_second * 1e9, sharding.network_gb_per_second * 1e9
     others = (ranks.num - 1) / ranks.num
     configs = cast(EmbeddingBagCollection, tables).embedding_bag_configs()
-    add_bytes(costs, configs, plan, ranks, optimizer)
+    add_bytes(costs, configs, plan, ranks, optimizer, collection.constant_tables)
     for config in configs:
         chosen = plan[config.name]
         replicated = chosen.sharding_type == "data_parallel"

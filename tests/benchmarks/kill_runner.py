@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,15 +69,28 @@ PLACES: dict[str, Callable[[int], None]] = {
 }
 
 
+def forked(work: Callable[[], None]) -> int:
+    """The number of a new process that does ``work`` and ends; its error goes to standard error."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        work()
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
 def _run(config: TrainConfig, place: str | None, call: int) -> int:
     """The signal that ended the run; 0 where it ended by itself."""
-    child = os.fork()
-    if child == 0:
+
+    def work() -> None:
         if place is not None:
             PLACES[place](call)
         train.train(config)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    return os.waitstatus_to_exitcode(os.waitpid(forked(work), 0)[1])
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from compactrec.benchmarks.interrupt import noted_signals
 from compactrec.benchmarks.processes import Processes
 from compactrec.benchmarks.result import MODEL_NAME, Result
 from tests.benchmarks.folder import write_folder
-from tests.contract.test_sharded import free_port
+from tests.ports import free_port
 
 TOML = """
 batch_size = 64

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from compactrec.benchmarks import processes
-from tests.contract.test_sharded import free_port
+from tests.ports import free_port
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from compactrec.benchmarks.result import MODEL_NAME, PLAN_NAME, PREDICTIONS_NAME
 from compactrec.benchmarks.train import train
 from tests.benchmarks.folder import write_folder
 from tests.cases import SOME
-from tests.contract.test_sharded import free_port
+from tests.ports import free_port
 
 # Adam divides rounding by rounding where a gradient is nearly 0: SGD and a large eps compare.
 SETTINGS: dict[str, Any] = {

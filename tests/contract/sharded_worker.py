@@ -5,7 +5,6 @@ A file of its own, so that spawned processes can import it.
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,54 +24,16 @@ from compactrec.embeddings import (
 )
 from compactrec.embeddings.sharding import gather_state, shard
 from compactrec.embeddings.sharding_config import Sharding, TableSharding
+from tests.contract.findings import Findings
+from tests.contract.sharded_bytes import wrong_bytes
+from tests.contract.sharded_setups import PLANNER, Setup
 from tests.contract.support import make_batch, scramble
 
-__all__ = ["KINDS", "Setup", "check_apart", "join", "run_worker", "setups_of"]
+__all__ = ["check_apart", "join", "run_worker"]
 
 LEARNING_RATE, EPS = 0.1, 1e-4
 STEPS = 20
-KINDS = ("table_wise", "row_wise", "column_wise", "table_row_wise", "data_parallel")
 TOLERANCE = {"sgd": 1e-6, "adagrad": 1e-5, "rowwise_adagrad": 1e-5}
-
-
-@dataclass(frozen=True)
-class Setup:
-    """One way to train one plan; table ``i`` is sharded as ``kinds[i % len(kinds)]``."""
-
-    name: str
-    plan: Plan
-    kinds: tuple[str, ...]
-    optimizer: str
-    weighted: bool
-    pipelined: bool
-    kernel: str = "fused"
-
-    def __str__(self) -> str:
-        words = [self.name, "+".join(self.kinds), self.optimizer]
-        words += [w for w in ("weighted", "pipelined") if getattr(self, w)]
-        return " ".join(words)
-
-
-def setups_of(name: str, plan: Plan, *, every: bool, turn: int) -> list[Setup]:
-    """Ways to train a plan: all of them, or one that goes by turns through all there is."""
-    rowwise = tuple(kind for kind in KINDS if kind != "column_wise")
-    if every:
-        found = [
-            Setup(name, plan, (kind,), optimizer, weighted, pipelined)
-            for optimizer in TOLERANCE
-            for kind in (*(rowwise if optimizer == "rowwise_adagrad" else KINDS), "planner")
-            for weighted in (False, True)
-            for pipelined in (False, True)
-        ]
-        return found
-    flip, by = bool(turn % 2), turn % len(KINDS)
-    turned = KINDS[by:] + KINDS[:by]
-    by %= len(rowwise)
-    weighted = bool(turn // 2 % 2)
-    if flip:
-        return [Setup(name, plan, turned, "sgd", weighted, pipelined=bool(turn // 4 % 2))]
-    kinds = rowwise[by:] + rowwise[:by]
-    return [Setup(name, plan, kinds, "rowwise_adagrad", weighted, pipelined=bool(turn // 4 % 2))]
 
 
 class Model(nn.Module):
@@ -111,14 +72,18 @@ def join(rank: int, world_size: int, port: int, backend: str = "gloo") -> str:
 def run_worker(
     rank: int, world_size: int, port: int, setups: Sequence[Setup], backend: str = "gloo"
 ) -> None:
-    """Train every setup on ``world_size`` processes; raise where it differs from one."""
+    """Train every setup on ``world_size`` processes; raise where they differ from one."""
     device = join(rank, world_size, port, backend)
     try:
+        findings, alone = Findings("setups"), None
         for setup in setups:
-            difference = largest_difference(setup, rank, world_size, device)
-            limit = TOLERANCE[setup.optimizer] * (10 if backend == "nccl" else 1)
-            if not difference < limit:
-                raise AssertionError(f"{setup}: sharded differs by {difference}")
+            with findings.trying(str(setup)) as wrong:
+                if alone is None or not alone.suits(setup):
+                    alone = Alone(setup, world_size, device)
+                limit = TOLERANCE[setup.optimizer] * (10 if backend == "nccl" else 1)
+                difference = _compared(setup, alone, rank, wrong)
+                wrong += findings.difference(str(setup), setup.optimizer, difference, limit)
+        findings.finish()
     finally:
         dist.destroy_process_group()
 
@@ -128,56 +93,88 @@ def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
     return binary_cross_entropy_with_logits(logits, labels)
 
 
-def largest_difference(setup: Setup, rank: int, world_size: int, device: str) -> float:
-    """The largest difference of weights and predictions from one process, after ``STEPS``."""
-    alone = Model(setup.plan, "eager", setup.weighted, device)
+class Alone:
+    """What one process trains on the batches of all; it does not depend on the sharding."""
+
+    def __init__(self, setup: Setup, world_size: int, device: str) -> None:
+        self._setup, self.world_size, self.device = setup, world_size, device
+        self.batches = [
+            [_batch(setup, STEPS * r + step, device) for r in range(world_size)]
+            for step in range(STEPS)
+        ]
+        self.model = Model(setup.plan, "eager", setup.weighted, device)
+        self.initial = _copied(self.model)
+        torch.manual_seed(1)
+        scramble(self.model.embeddings, setup.plan)
+        self.start = _copied(self.model)
+        optimizers = _Optimizers(self.model, self.model, setup)
+        for of_step in self.batches:
+            optimizers.zero_grad()
+            for batch in of_step:  # equal sizes: the mean over ranks is that over all examples
+                logits = self.model(batch.dense, batch.features)
+                (loss_of(logits, batch.labels) / world_size).backward()
+            optimizers.step()
+
+    def suits(self, setup: Setup) -> bool:
+        """Whether it is what ``setup`` has to be compared with."""
+        mine = self._setup
+        return setup.plan is mine.plan and (setup.optimizer, setup.weighted) == (
+            mine.optimizer, mine.weighted,
+        )  # fmt: skip
+
+
+def _copied(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def _compared(setup: Setup, alone: Alone, rank: int, wrong: list[str]) -> float:
+    """The largest difference of weights and predictions from one process, after ``STEPS``.
+
+    What else is wrong is put into ``wrong``.
+    """
+    device = alone.device
     model = Model(setup.plan, "sharded", setup.weighted, device)
     options = {"name": setup.optimizer, "learning_rate": LEARNING_RATE, "eps": EPS}
+    sharding = _sharding(setup, model)
     sharded = shard(
         LossModel(model, lambda logits, batch: (loss_of(logits, batch.labels), logits.detach())),
-        _sharding(setup, model),
+        sharding,
         optimizer=FusedOptimizer.model_validate(options),
         device=device,
     )
-    _check_start(model, alone)
-    torch.manual_seed(1)
-    scramble(alone.embeddings, setup.plan)
-    model.load_state_dict(alone.state_dict())
-    check_apart(sharded, alone)
-    ours, theirs = _Optimizers(sharded, model, setup), _Optimizers(alone, alone, setup)
-    batches = [
-        [_batch(setup, STEPS * r + step, device) for r in range(world_size)]
-        for step in range(STEPS)
-    ]
-    mine = [of_step[rank] for of_step in batches]
+    wrong += _wrong_start(model, alone)
+    model.load_state_dict(alone.start)
+    check_apart(sharded, alone.model)
+    optimizers = _Optimizers(sharded, model, setup)
+    wrong += optimizers.wrong
+    mine = [of_step[rank] for of_step in alone.batches]
     if setup.pipelined:
-        _train_pipelined(sharded, ours, mine, device)
+        wrong += _train_pipelined(sharded, optimizers, mine, device)
     else:
         for batch in mine:
-            ours.zero_grad()
+            optimizers.zero_grad()
             sharded(batch)[0].backward()
-            ours.step()
-    for of_step in batches:
-        theirs.zero_grad()
-        for batch in of_step:  # equal sizes: the mean over ranks is the mean over all examples
-            (loss_of(alone(batch.dense, batch.features), batch.labels) / world_size).backward()
-        theirs.step()
-    return _difference(model, alone, mine[0])
+            optimizers.step()
+    if device == "cpu":
+        wrong += wrong_bytes(
+            sharded, optimizers.all, setup.plan, sharding, setup.optimizer, rank, alone.world_size
+        )
+    return _difference(model, alone.model, mine[0])
 
 
 def _train_pipelined(
     sharded: Any, optimizers: "_Optimizers", batches: list[KjtBatch], device: str
-) -> None:
+) -> list[str]:
     pipeline, source, count = InputPipeline(sharded, optimizers, device), iter(batches), 0
+    pipelined = set()
     while pipeline.step(source) is not None:
         count += 1
-        if pipeline.num_pipelined != 2:
-            raise AssertionError(f"{pipeline.num_pipelined} of rewrite and tables are pipelined")
+        pipelined.add(pipeline.num_pipelined)
         if count == STEPS // 2:  # as validation and checkpoints do
             pipeline.detach()
     pipeline.detach()
-    if count != len(batches):
-        raise AssertionError(f"{count} steps of {len(batches)}")
+    wrong = [] if pipelined == {2} else [f"{pipelined} of rewrite and tables are pipelined"]
+    return wrong if count == len(batches) else [*wrong, f"{count} steps of {len(batches)}"]
 
 
 class _Optimizers:
@@ -190,36 +187,35 @@ class _Optimizers:
         left = [p for p in dense_parameters(trained) if id(p) not in constant]
         tables = [p for p in left if id(p) in in_tables]
         dense = [p for p in left if id(p) not in in_tables]
-        if trained is not model:
-            _check_fused(model, {id(p) for p in left})
+        self.wrong = [] if trained is model else _wrong_fused(model, {id(p) for p in left})
         kinds: dict[str, Any] = {
             "sgd": lambda of: torch.optim.SGD(of, lr=LEARNING_RATE),
             "adagrad": lambda of: torch.optim.Adagrad(of, lr=LEARNING_RATE, eps=EPS),
             "rowwise_adagrad": lambda of: RowWiseAdagrad(of, lr=LEARNING_RATE, eps=EPS),
         }
-        self._all = [torch.optim.SGD(dense, lr=LEARNING_RATE)]
-        self._all += [kinds[setup.optimizer](tables)] if tables else []
+        self.all = [torch.optim.SGD(dense, lr=LEARNING_RATE)]
+        self.all += [kinds[setup.optimizer](tables)] if tables else []
 
     def zero_grad(self) -> None:
-        for optimizer in self._all:
+        for optimizer in self.all:
             optimizer.zero_grad()
 
     def step(self) -> None:
-        for optimizer in self._all:
+        for optimizer in self.all:
             optimizer.step()
 
 
-def _check_fused(model: Model, left: set[int]) -> None:
+def _wrong_fused(model: Model, left: set[int]) -> list[str]:
     """What backward updates by itself is all tables but the replicated ones."""
     tables: Any = model.embeddings.tables
     constant = {id(p) for p in model.embeddings.constant_parameters()}
+    wrong = []
     for name, chosen in tables.module_sharding_plan.items():
         weight = tables.embedding_bags[name].weight
         replicated = chosen.sharding_type == "data_parallel"
         if (id(weight) in left) != (replicated and id(weight) not in constant):
-            raise AssertionError(
-                f"{name} ({chosen.sharding_type}) is not trained, or trained twice"
-            )
+            wrong.append(f"{name} ({chosen.sharding_type}) is not trained, or trained twice")
+    return wrong
 
 
 def _batch(setup: Setup, seed: int, device: str) -> KjtBatch:
@@ -230,7 +226,7 @@ def _batch(setup: Setup, seed: int, device: str) -> KjtBatch:
 
 
 def _sharding(setup: Setup, model: Model) -> Sharding:
-    if setup.kinds == ("planner",):
+    if setup.kinds == PLANNER:
         return Sharding()
     tables = {}
     for i, table in enumerate(model.embeddings.physical_tables):
@@ -240,14 +236,16 @@ def _sharding(setup: Setup, model: Model) -> Sharding:
     return Sharding(tables=tables)
 
 
-def _check_start(model: Model, alone: Model) -> None:
+def _wrong_start(model: Model, alone: Alone) -> list[str]:
     """Keys are those of one process, and so are the initial weights."""
-    expected = alone.state_dict()
+    expected = alone.initial
     if list(model.state_dict()) != list(expected):
-        raise AssertionError("the state dict of the sharded model has other keys")
-    for name, weight in gather_state(model).items():
-        if not torch.equal(weight, expected[name].cpu() if weight.is_cpu else expected[name]):
-            raise AssertionError(f"{name} starts differently when it is sharded")
+        return ["the state dict of the sharded model has other keys"]
+    return [
+        f"{name} starts differently when it is sharded"
+        for name, weight in gather_state(model).items()
+        if not torch.equal(weight, expected[name].cpu() if weight.is_cpu else expected[name])
+    ]
 
 
 def check_apart(sharded: nn.Module, alone: nn.Module) -> None:

@@ -2,9 +2,10 @@
 
 Cases whose features have different names are put together into one plan, so that there are fewer
 collections. The first and the last of these plans are trained, with Adagrad, whose state is cut by
-rows and by columns.
+rows and by columns. ``COMPACTREC_SHARDED=all`` trains all of them, with every optimizer.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,9 +15,12 @@ import torch.multiprocessing as mp
 from compactrec.embeddings import Plan
 from tests.cases import CASES, mixture
 from tests.contract.checkpoint_worker import MAX_IDS, STEPS, Bags, Job, run_worker
+from tests.contract.sharded_setups import OPTIMIZERS
 from tests.contract.support import make_batch
-from tests.contract.test_sharded import free_port
 from tests.methods.base import Case
+from tests.ports import free_port
+
+EVERY = os.environ.get("COMPACTREC_SHARDED") == "all"
 
 
 def _closed(case: Case) -> bool:
@@ -52,13 +56,29 @@ def _bags(plan: Plan, seed: int) -> Bags:
     return made.keys(), made.values().tolist(), made.lengths().tolist()
 
 
+def _jobs(every: bool) -> list[Job]:
+    """All plans with every optimizer, or two plans with one."""
+    singles = [case for case in CASES if not case.name.startswith("all_methods")]
+    plans = {f"p{i}": plan for i, plan in enumerate(_packed(CASES if every else singles))}
+    if not every:
+        plans = {name: plans[name] for name in (min(plans), max(plans))}
+    batches = {name: [_bags(p, seed) for seed in range(STEPS + 2)] for name, p in plans.items()}
+    return [Job(name, plans, batches) for name in (OPTIMIZERS if every else ("adagrad",))]
+
+
+def test_every_case_moves_where_it_is_asked_for() -> None:
+    jobs = _jobs(every=True)
+    assert {job.optimizer for job in jobs} == set(OPTIMIZERS)
+    expected = {feature.name for case in CASES for feature in case.plan.features}
+    for job in jobs:
+        moved = [feature.name for plan in job.plans.values() for feature in plan.features]
+        assert set(moved) == expected
+        assert len(moved) == sum(len(case.plan.features) for case in CASES)
+
+
 @pytest.mark.slow
 @pytest.mark.dist
+@pytest.mark.timeout(7200 if EVERY else 300)
 def test_a_checkpoint_moves_between_numbers_of_processes(tmp_path: Path) -> None:
-    singles = [case for case in CASES if not case.name.startswith("all_methods")]
-    plans = {f"p{i}": plan for i, plan in enumerate(_packed(singles))}
-    batches = {name: [_bags(p, seed) for seed in range(STEPS + 2)] for name, p in plans.items()}
-    first = {name: plans[name] for name in (min(plans), max(plans))}
-    jobs = [Job("adagrad", first, {name: batches[name] for name in first})]
     ports = [free_port() for _ in range(2)]
-    mp.spawn(run_worker, args=(ports, jobs, str(tmp_path)), nprocs=4)
+    mp.spawn(run_worker, args=(ports, _jobs(EVERY), str(tmp_path)), nprocs=4)

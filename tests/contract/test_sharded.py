@@ -1,35 +1,58 @@
 """Several processes train the same numbers as one, for every case of every method.
 
-Each case is trained once, over all kinds of sharding; optimizers, plain and weighted bags,
+Each case is trained once: kinds of sharding and the planner, optimizers, plain and weighted bags,
 pipelined and not take turns over the cases. ``COMPACTREC_SHARDED=all`` trains every case in every
-way, which takes long.
+way, which takes hours. What goes wrong is said at the end, all of it.
 """
 
 import os
-import socket
+from itertools import product
 
 import pytest
 import torch
 import torch.multiprocessing as mp
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.types import ShardingType
 
 from tests.cases import CASES
-from tests.contract.sharded_worker import Setup, run_worker, setups_of
+from tests.contract.sharded_setups import KINDS, OPTIMIZERS, PLANNER, Setup, setups_of
+from tests.contract.sharded_worker import run_worker
+from tests.ports import free_port
 
 EVERY = os.environ.get("COMPACTREC_SHARDED") == "all"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _setups() -> list[Setup]:
+def _setups(every: bool = EVERY) -> list[Setup]:
     return [
         setup
         for turn, case in enumerate(CASES)
-        for setup in setups_of(str(case), case.plan, every=EVERY, turn=turn)
+        for setup in setups_of(str(case), case.plan, every=every, turn=turn)
     ]
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_the_ways_of_training_that_are_tried(every: bool) -> None:
+    """By turns all optimizers meet all else; all of it, for every case, when it is asked for."""
+    setups = _setups(every)
+    assert {s.name for s in setups} == {str(case) for case in CASES}
+    for optimizer in OPTIMIZERS:
+        found = [s for s in setups if s.optimizer == optimizer]
+        assert {(s.weighted, s.pipelined) for s in found} == set(product((False, True), repeat=2))
+        allowed = set(KINDS) - ({"column_wise"} if optimizer == "rowwise_adagrad" else set())
+        assert {s.kinds[0] for s in found} == {*allowed, *PLANNER}
+    if every:
+        ways = {s.name: set[object]() for s in setups}
+        for s in setups:
+            ways[s.name].add((s.kinds, s.optimizer, s.weighted, s.pipelined))
+        assert {len(of_case) for of_case in ways.values()} == {4 * (7 + 7 + 6)}
+
+
+def test_every_kind_that_torchrec_has_is_tried_or_known_not_to_be() -> None:
+    """Columns over the processes of one machine, and both at once, are not offered."""
+    left_out = {"table_column_wise", "grid_shard"}
+    assert {kind.value for kind in ShardingType} - left_out == set(KINDS)
+    sharder = EmbeddingBagCollectionSharder()
+    assert set(sharder.sharding_types("cpu")) - left_out <= set(KINDS)
 
 
 @pytest.mark.slow

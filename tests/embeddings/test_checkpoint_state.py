@@ -126,3 +126,28 @@ def test_a_larger_model_is_not_loaded_into_a_smaller_one(
             load_checkpoint(folder, small, None if weights_only else [])
         small.add_module("top", nn.Linear(24, 3))
         assert load_checkpoint(folder, small, None if weights_only else []) is not None
+
+
+def test_row_wise_state_of_another_column_cut_is_refused_and_its_weights_load(
+    tmp_path: Path,
+) -> None:
+    """Two shards of columns keep two accumulators for every row: ``2 * rows`` of them."""
+    one, two = fused("rowwise_adagrad"), fused("rowwise_adagrad")
+    step(one)
+    name = "bags.tables.embedding_bags.t_c__id.weight"
+    with CheckpointFolder(tmp_path, {}) as folder:
+        save_checkpoint(folder, *one, step=1)
+        found = folder.load()
+        assert found is not None
+        tensors = folder.read(found.tensors)
+        tensors[f"optimizer.{name}.momentum1"] = torch.ones(140)
+        folder.save(2, tensors, {}, rank_state=found.ranks[0])
+        with pytest.raises(
+            CheckpointError,
+            match=rf"{name}\.momentum1 has 140 entries there and 70 here: .*cut them into as many",
+        ):
+            load_checkpoint(folder, *two)
+        assert not torch.equal(two[0].get_parameter(name), one[0].get_parameter(name))
+        assert load_checkpoint(folder, two[0]) is not None
+    for key, weight in two[0].named_parameters():
+        assert torch.equal(weight, one[0].get_parameter(key)), key
