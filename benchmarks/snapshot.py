@@ -78,11 +78,29 @@ def restore(
 ) -> None:
     """Put back, in place, what :func:`save` saved.
 
-    Where other processes saved, this one takes the random states of rank ``r mod k``.
+    Where other processes saved, this one takes the random states of rank ``r mod k``. Raises
+    CheckpointError, in all processes, where it is of other optimizers.
     """
+    names = names or OptimizerNames(model, optimizers.stepped)
+
+    def put() -> None:
+        settings = [rank["optimizers"] for rank in checkpoint.ranks]
+        names.check(without("optimizer.", checkpoint.tensors.tensors), settings)
+        _put(folder, checkpoint, model, optimizers, loader, names)
+
+    folder.processes.together(put)
+
+
+def _put(
+    folder: CheckpointFolder,
+    checkpoint: Checkpoint,
+    model: nn.Module,
+    optimizers: Stateful,
+    loader: Resumable,
+    names: OptimizerNames,
+) -> None:
     rank = folder.processes.rank % len(checkpoint.ranks)
     saved = checkpoint.ranks[rank]
-    names = names or OptimizerNames(model, optimizers.stepped)
     own = prefixed("model.", model_tensors(model)) | prefixed("optimizer.", names.inside)
     outside = [f"optimizer.{name}." for name in names.outside]
     random = f"random.{rank}."

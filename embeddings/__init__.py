@@ -37,6 +37,10 @@ from compactrec.embeddings.unified import UnifiedConfig
 from compactrec.embeddings.uniform import UniformConfig
 
 if TYPE_CHECKING:
+    from compactrec.embeddings.checkpoint_state import load_checkpoint as load_checkpoint
+    from compactrec.embeddings.checkpoint_state import save_checkpoint as save_checkpoint
+    from compactrec.embeddings.checkpointing import CheckpointError as CheckpointError
+    from compactrec.embeddings.checkpointing import CheckpointFolder as CheckpointFolder
     from compactrec.embeddings.collection import (
         CompressedEmbeddingBagCollection as CompressedEmbeddingBagCollection,
     )
@@ -46,6 +50,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AnyPlan",
+    "CheckpointError",
+    "CheckpointFolder",
     "CompositionalConfig",
     "CompressedEmbedding",
     "CompressedEmbeddingBag",
@@ -77,11 +83,13 @@ __all__ = [
     "full_plan",
     "get_method",
     "hash_strings",
+    "load_checkpoint",
     "load_plan",
     "make_plan",
     "materialize",
     "method_names",
     "plan_swap",
+    "save_checkpoint",
     "select",
     "size",
 ]
@@ -90,9 +98,18 @@ _NEEDS_TORCHREC = {
     "CompressedEmbeddingBagCollection": "compactrec.embeddings.collection",
     "CompressedEmbeddingCollection": "compactrec.embeddings.sequence_collection",
 }
+_CHECKPOINTS = {
+    "CheckpointError": "compactrec.embeddings.checkpointing",
+    "CheckpointFolder": "compactrec.embeddings.checkpointing",
+    "load_checkpoint": "compactrec.embeddings.checkpoint_state",
+    "save_checkpoint": "compactrec.embeddings.checkpoint_state",
+}
+"""Part of the base install; imported when asked for, as torch's checkpoints take their time."""
 
 
 def __getattr__(name: str) -> Any:
+    if name in _CHECKPOINTS:
+        return getattr(importlib.import_module(_CHECKPOINTS[name]), name)
     if name not in _NEEDS_TORCHREC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

@@ -65,6 +65,7 @@ def test_import_is_light_and_starts_nothing() -> None:
     run = run_light(
         "import torch, compactrec, compactrec.embeddings\n"
         "assert not torch.cuda.is_initialized(), 'CUDA was initialised'\n"
+        "assert 'torch.distributed.checkpoint' not in sys.modules, 'nobody asked for it'\n"
         "assert not torch.distributed.is_initialized(), 'a process group was made'\n"
     )
     assert run.returncode == 0, run.stderr
@@ -98,6 +99,30 @@ assert type(model["item"]) is nn.EmbeddingBag
 """)
     assert run.returncode == 0, run.stderr
     assert run.stderr.splitlines()[0].startswith("table  ids x width")
+
+
+def test_checkpoints_work_without_torchrec(tmp_path: Path) -> None:
+    run = run_light(f"""
+import torch
+from compactrec.embeddings import (
+    CheckpointError, CheckpointFolder, CompressedEmbedding, load_checkpoint, save_checkpoint,
+)
+
+one, other = (CompressedEmbedding.from_budget(1000, 8, {SOME!r}, budget_bytes=16_000) for _ in "ab")
+with torch.no_grad():
+    next(other.parameters()).zero_()
+with CheckpointFolder({str(tmp_path)!r}, {{"layers": 1}}) as folder:
+    save_checkpoint(folder, one, step=3)
+    assert load_checkpoint(folder, other).step == 3
+ids = torch.tensor([[0, 999]])
+assert torch.equal(one(ids), other(ids)) and one(ids).any()
+try:
+    CheckpointFolder({str(tmp_path)!r}, {{"layers": 2}}).load()
+except CheckpointError as error:
+    print(error)
+""")
+    assert run.returncode == 0, run.stderr
+    assert "layers is 1 there and 2 here" in run.stdout
 
 
 def test_what_needs_torchrec_says_what_to_install() -> None:

@@ -121,7 +121,8 @@ def _attempt(job: Job, root: Path, seed: int) -> list[dict[str, Any]]:
         if len(found) == job.num_kills:
             break
         out = root / f"killed-{number}"
-        delay, rank = draw.uniform(0.0, seconds), draw.randrange(job.num_processes)
+        delay = draw.uniform(0.4 * seconds, seconds)  # before that it is starting
+        rank = draw.randrange(job.num_processes)
         codes = _run(job, out, (delay, rank))
         if codes[rank] != -signal.SIGKILL or (out / job.weights).exists():
             number, step = number + 1, 0  # it had ended, or nearly
