@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -17,6 +14,7 @@ from compactrec.benchmarks.report import replaced, write_report
 from compactrec.embeddings import all_method_names, get_method, method_names
 from tests.benchmarks.fake_runs import fake_study
 from tests.cases import METHODS
+from tests.run_code import run_code
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted(
@@ -46,17 +44,9 @@ PYTHON_BLOCKS = code_blocks("python")
 
 @pytest.mark.parametrize(("where", "code"), PYTHON_BLOCKS, ids=[b[0] for b in PYTHON_BLOCKS])
 def test_code_runs_and_prints_what_it_says(where: str, code: str, tmp_path: Path) -> None:
-    run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert run.returncode == 0, f"{where}\n{run.stderr}"
-    assert run.stdout.splitlines() == printed(code), where
+    exit_code, written, errors = run_code(code, tmp_path, seconds=120)
+    assert exit_code == 0, f"{where}\n{errors}"
+    assert written.splitlines() == printed(code), where
 
 
 def test_the_readme_has_code() -> None:
@@ -84,7 +74,7 @@ def generate() -> ModuleType:
 
 def test_derived_parts_are_up_to_date(generate: ModuleType) -> None:
     parts = list(generate.derived())
-    assert len(parts) == 4 + len(method_names())
+    assert len(parts) == 9 + len(method_names())
     for path, section, content in parts:
         text = path.read_text()
         assert text == replaced(text, section, content, str(path)), "run: make docs"
@@ -147,3 +137,10 @@ def test_command_lines_of_the_readme_parse() -> None:
         assert name in commands, f"no command {name!r}: there are {sorted(commands)}"
         known = {option for parameter in commands[name].params for option in parameter.opts}
         assert {word for word in words if word.startswith("-")} <= known, f"compactrec {name}"
+
+
+@pytest.mark.parametrize(("code", "message"), [("print(1", "SyntaxError"), ("1 / 0", "Zero")])
+def test_code_that_fails_is_noticed(code: str, message: str, tmp_path: Path) -> None:
+    exit_code, _, errors = run_code(code, tmp_path, seconds=60)
+    assert exit_code == 1
+    assert message in errors
