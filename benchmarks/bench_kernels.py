@@ -1,7 +1,7 @@
 r"""The kernels under the tables, per optimizer, side by side in one run, and what bounds them.
 
     python benchmarks/bench_kernels.py --batch 2048 4096 16384 --dim 16 64 --threads 1 2 \
-        --out benchmarks/results/kernels.json
+        --rounds 15 --out benchmarks/results/kernels.json
 
 26 tables of the Criteo Kaggle sizes, capped at 1M rows; one id per bag, Zipf ids. A step is lookup,
 backward and update. The contenders of one optimizer get the same batches in turn (A B C A B C ...);
