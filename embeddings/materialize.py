@@ -46,7 +46,11 @@ def materialize(
         ValueError: an open vocabulary, more than ``max_bytes``, a feature of several vectors, a
             wrapped model, or nothing to do. The model is unchanged then.
     """
-    refuse_wrapped(model, "materialize {path}.{inside}, which is the model inside")
+    refuse_wrapped(
+        model,
+        "materialize {path}.{inside}, which is the model inside",
+        "materialize a model that {short} was not called on, from a checkpoint",
+    )
     modules = list(_compressed(model, set()))
     if not modules:
         raise ValueError("the model has no compressed tables; there is nothing to materialize")

@@ -13,23 +13,24 @@ _WRAPPERS = {
     "DistributedDataParallel": ("DDP", "module", _READ),
     "DataParallel": ("DataParallel", "module", _READ),
     "FullyShardedDataParallel": ("FSDP", "module", _READ),
-    "FSDPModule": ("FSDP", "module", _READ),
+    "FSDPModule": ("fully_shard", "", _READ),
     "DistributedModelParallel": ("DMP", "module", _READ),
     "DMPCollection": ("DMP", "module", _READ),
     "OptimizedModule": ("torch.compile", "_orig_mod", "is compiled for its tables as they are"),
 }
-"""By the name of a class: what makes it, where it keeps the model, and why it is too late."""
+"""By the name of a class: what makes it, where it keeps the model (nowhere: it is the model itself)
+and why it is too late."""
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
-def refuse_wrapped(model: nn.Module, advice: str) -> None:
+def refuse_wrapped(model: nn.Module, advice: str, without_inside: str | None = None) -> None:
     """Raise ``ValueError`` where a module of ``model`` is wrapped for several processes, or one
     that holds tables is compiled.
 
     ``advice`` says what to do; ``{short}`` in it is the wrapper, ``{path}`` where it is and
-    ``{inside}`` what of it is the model. Classes are known by name, so that nothing has to be
-    imported for it.
+    ``{inside}`` what of it is the model. ``without_inside`` says it for wrappers that hold no model
+    but are it. Classes are known by name, so that nothing has to be imported for it.
     """
     for path, module in model.named_modules():
         name = next((b.__name__ for b in type(module).__mro__ if b.__name__ in _WRAPPERS), None)
@@ -38,7 +39,8 @@ def refuse_wrapped(model: nn.Module, advice: str) -> None:
         short, inside, why = _WRAPPERS[name]
         where = f"{path!r} is" if path else "the model is"
         at = f"model.{path}" if path else "model"
-        what = advice.format(short=short, path=at, inside=inside)
+        chosen = advice if inside or without_inside is None else without_inside
+        what = chosen.format(short=short, path=at, inside=inside)
         raise ValueError(f"{where} wrapped in {name}, which {why}; {what}")
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from compactrec.embeddings import CompressedEmbedding, MixedConfig, compress
+from compactrec.embeddings import CompressedEmbedding, MixedConfig, compress, materialize
 from tests.swap.models import Mixture
 
 SMALLER = {"_default": MixedConfig(dims=(4,))}
@@ -30,6 +30,23 @@ def test_a_wrapped_model_is_refused_with_the_way_out() -> None:
         )
         with pytest.raises(ValueError, match=re.escape(message)):
             compress(model, SMALLER)
+
+
+class FSDPModule:
+    """What ``fully_shard`` adds to the class of a model, which stays the same object."""
+
+
+class ShardedInPlace(FSDPModule, Mixture):
+    """A model after ``fully_shard``."""
+
+
+def test_a_model_that_is_sharded_in_place_has_no_model_inside() -> None:
+    message = "call compress before wrapping: fully_shard(compress(model, ...))"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        compress(ShardedInPlace(), SMALLER)
+    message = "already; materialize a model that fully_shard was not called on, from a checkpoint"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        materialize(ShardedInPlace())
 
 
 def test_a_compiled_model_is_refused_where_tables_are_inside() -> None:
