@@ -5,8 +5,10 @@ r"""Training steps of a sharded DLRM on one and on two processes, side by side i
 The model and data of ``bench_training``: 26 features of the Criteo Kaggle sizes with 0.9M ids in
 all, width 16, batches of 4096 for all processes together, one thread each. ``fused_1`` is the loop
 without process groups; ``sharded_1`` and ``sharded_2`` the sharded loop, tables table-wise over
-gloo. All processes are there from the start and take turns, group by group; a turn begins with a
-step that does not count, as in ``bench_training``. Of every process:
+gloo; ``fused_2`` two processes that exchange nothing, each with all tables and half of the batch:
+what the machine itself gives for two processes, so a bound of ``sharded_2``. All processes are
+there from the start and take turns, group by group; a turn begins with a step that does not count,
+as in ``bench_training``. Of every process:
 
 * ``planned_bytes``: weights and optimizer state, as ``plan --ranks`` says beforehand;
 * ``held_bytes``: the same, summed over the tensors that it has;
@@ -61,7 +63,7 @@ __all__ = ["Entrant", "main", "measure"]
 
 SHARDING = Sharding(default=TableSharding(kind="table_wise"))
 METHODS = ("full", "hash", "compositional", "mixed")
-LAYOUTS = (("fused", 1), ("sharded", 1), ("sharded", 2))
+LAYOUTS = (("fused", 1), ("fused", 2), ("sharded", 1), ("sharded", 2))
 
 
 @dataclass(frozen=True)
@@ -140,12 +142,13 @@ def _work(entrant: Entrant, setting: Setting, rank: int, meet: str, pipe: Connec
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     keep_freed_memory()
-    processes = Processes(rank, entrant.num_processes)
+    processes = Processes()
     if entrant.engine == "sharded":
+        processes = Processes(rank, entrant.num_processes)
         dist.init_process_group(
             "gloo", init_method=f"file://{meet}", rank=rank, world_size=processes.size
         )
-    loader: Any = Endless(make_batches(setting), processes.part)
+    loader: Any = Endless(make_batches(setting), (rank, entrant.num_processes))
     reset_peak_rss()
     before = peak_rss_bytes()
     config = entrant.config(setting)
@@ -182,10 +185,10 @@ def _held_bytes(collection: CompressedEmbeddingBagCollection) -> int:
 
 
 def _planned_bytes(entrant: Entrant, setting: Setting) -> list[int]:
-    ranks = Ranks(entrant.num_processes)
+    together = entrant.num_processes if entrant.engine == "sharded" else 1
     optimizer = entrant.config(setting).table_optimizer
-    costs = estimate(entrant.plan(setting), SHARDING, ranks, optimizer, setting.batch)
-    return [cost.num_bytes for cost in costs]
+    costs = estimate(entrant.plan(setting), SHARDING, Ranks(together), optimizer, setting.batch)
+    return [cost.num_bytes for cost in costs] * (entrant.num_processes // together)
 
 
 def measure(

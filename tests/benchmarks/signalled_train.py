@@ -1,6 +1,6 @@
 """``python -m compactrec`` in a process that gets a signal after so many steps.
 
-The environment says which, after which step, and to which process of torchrun.
+The environment says which, after which step, and to which process of torchrun; or nothing.
 """
 
 import os
@@ -9,8 +9,16 @@ import sys
 from compactrec.benchmarks.history import History
 from compactrec.cli import main
 
-if __name__ == "__main__":
-    number, step, rank = (int(word) for word in os.environ["SIGNALLED"].split())
+
+def run() -> int:
+    """The command line's words; without a signal where the environment names none."""
+    words = os.environ["SIGNALLED"].split()
+    if words:
+        _signal_at(*(int(word) for word in words))
+    return main()
+
+
+def _signal_at(number: int, step: int, rank: int) -> None:
     real = History.count
 
     def count(self: History, loss: float, batch_size: int) -> None:
@@ -20,4 +28,7 @@ if __name__ == "__main__":
             os.kill(os.getpid(), number)
 
     History.count = count  # type: ignore[method-assign] # that is how the signal gets there
-    sys.exit(main())
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from compactrec.benchmarks.bench_sharded import LAYOUTS, Endless, Entrant, measure
+from compactrec.benchmarks.bench_sharded import LAYOUTS, Endless, Entrant, _row, measure
 from compactrec.benchmarks.bench_training import make_batches
 from compactrec.benchmarks.training_entrants import Setting
 from compactrec.embeddings import Feature
@@ -30,11 +30,21 @@ def test_the_parts_of_a_batch_are_the_batch() -> None:
 @pytest.mark.slow
 @pytest.mark.dist
 def test_every_process_holds_what_was_planned() -> None:
-    entrants = [Entrant("full", engine, num) for engine, num in LAYOUTS]
+    entrants = [Entrant("full", engine, 2) for engine in dict(LAYOUTS)]
     rows = measure(entrants, SETTING, rounds=1, steps=1)
     assert len(rows) == len(entrants)
     for row in rows.values():
         assert row["held_bytes"] == row["planned_bytes"]
         assert all(peak > 0 for peak in row["peak_bytes"])
-    assert sum(rows["full_sharded_2"]["held_bytes"]) == rows["full_sharded_1"]["held_bytes"][0]
-    assert {"speed_beside_fused_1", "speed_beside_sharded_1"} <= rows["full_sharded_2"].keys()
+    apart, together = (rows[f"full_{engine}_2"]["held_bytes"] for engine in ("fused", "sharded"))
+    assert apart == [sum(together)] * 2
+
+
+def test_speeds_are_beside_one_process() -> None:
+    entrants = [Entrant("full", engine, num) for engine, num in LAYOUTS]
+    times = {e: [t] for e, t in zip(entrants, (0.3, 0.2, 0.4, 0.1), strict=True)}
+    assert [e.name for e in entrants][-1] == "full_sharded_2"
+    row = _row(entrants[-1], SETTING, times, [(10, 20), (11, 21)])
+    assert (row["speed_beside_fused_1"], row["speed_beside_sharded_1"]) == (3.0, 4.0)
+    assert (row["held_bytes"], row["peak_bytes"]) == ([10, 11], [20, 21])
+    assert len(row["planned_bytes"]) == 2

@@ -1,5 +1,6 @@
 """What weight decay does to tables: the same in every engine, step by step, and in the long run."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,8 @@ PLAN = Plan(
     ),
 )
 """Tables of two widths, one of them read by two features that are not neighbours."""
+STEPS = range(1, 81)
+"""More than what is replayed at once."""
 SCHEDULE = {"warmup_steps": 7, "decay_start_step": 20, "num_decay_steps": 40}
 """Rates that differ from step to step."""
 
@@ -121,8 +124,12 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
     return {key: t.clone() for key, t in model.state_dict().items() if t.is_floating_point()}
 
 
-def reference(config: TrainConfig, steps: range, weighted: bool) -> dict[str, Tensor]:
+@cache
+def reference(optimizer: str, mode: str, decay: float, weighted: bool) -> dict[str, Tensor]:
     """The same run with the literal table; gradients come from an eager collection."""
+    config = settings("eager" if optimizer == "adam" else "fused", optimizer, mode).model_copy(
+        update={"table_decay": decay}
+    )
     collection, _ = build(settings("eager", "sgd", "touched_rows"), weighted=weighted)
     named = dict(collection.tables.named_parameters())
     tables = {
@@ -134,7 +141,7 @@ def reference(config: TrainConfig, steps: range, weighted: bool) -> dict[str, Te
     }  # fmt: skip
     table_of = {"a": 0, "b": 1, "c": 2, "d": 1}
     names = sorted(named, key=lambda n: "abc".index(n.split(".")[1].removeprefix("t_")[0]))
-    for number in steps:
+    for number in STEPS:
         with torch.no_grad():
             for name, weight in named.items():
                 weight.copy_(torch.tensor(tables[name].rows))
@@ -160,17 +167,16 @@ def test_many_steps_equal_the_literal_table(
     engine: str, optimizer: str, mode: str, weighted: bool
 ) -> None:
     config = settings(engine, optimizer, mode)
-    steps = range(1, 81)  # more than what is replayed at once
     collection, optimizers = build(config, weighted=weighted)
     start = weights(collection)
-    run(collection, optimizers, steps, weighted)
-    expected = reference(config, steps, weighted)
+    run(collection, optimizers, STEPS, weighted)
+    expected = reference(optimizer, mode, config.table_decay, weighted)
     found = weights(collection)
     assert found.keys() == expected.keys()
     for key, tensor in expected.items():
         torch.testing.assert_close(found[key], tensor, rtol=2e-4, atol=2e-5, msg=key)
         assert not torch.equal(tensor, start[key])
-    undecayed = reference(settings(engine, optimizer, mode, table_decay=0.0), steps, weighted)
+    undecayed = reference(optimizer, "touched_rows", 0.0, weighted)
     assert any((undecayed[key] - found[key]).abs().max() > 0.01 for key in found)
 
 

@@ -15,6 +15,7 @@ from compactrec.benchmarks.processes import Processes
 from compactrec.benchmarks.result import MODEL_NAME, Result
 from tests.benchmarks.folder import write_folder
 from tests.ports import free_port
+from tests.run_code import command, run_code, run_ranks
 
 TOML = """
 batch_size = 64
@@ -35,21 +36,35 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def run(
-    folder: Path, out: Path, signalled: str = "", num_processes: int = 1
-) -> "subprocess.CompletedProcess[str]":
-    """The command; ``signalled`` holds signal, step and rank. With 2 processes under torchrun."""
-    words = [sys.executable, "-W", "ignore", "-m"]
-    if num_processes > 1:
-        words += ["torch.distributed.run", "--nproc-per-node", str(num_processes)]
-        words += ["--master-port", str(free_port()), "-m"]
-    words += ["tests.benchmarks.signalled_train" if signalled else "compactrec", "train"]
-    words += ["--data", str(folder), "--out", str(out), "--method", "full"]
-    words += ["--config", str(folder / "run.toml")]
-    words += ["--engine", "sharded" if num_processes > 1 else "fused"]
+def _words(folder: Path, out: Path, engine: str) -> list[str]:
+    words = ["train", "--data", str(folder), "--out", str(out), "--method", "full"]
+    return [*words, "--config", str(folder / "run.toml"), "--engine", engine]
+
+
+def run_alone(folder: Path, out: Path, signalled: str = "") -> tuple[int | None, str]:
+    """The command's exit code and standard error; ``signalled`` holds signal, step and rank."""
+    code = (
+        f"import os, sys\nos.environ['SIGNALLED'] = {signalled!r}\n"
+        f"sys.argv[1:] = {_words(folder, out, 'fused')!r}\n"
+        f"from tests.benchmarks.signalled_train import run\nsys.exit(run())"
+    )
+    status, _, errors = run_code(code, folder, 240)
+    return status, errors
+
+
+def run_both(folder: Path, out: Path) -> None:
+    """The command in two processes, to its end."""
+    ended = run_ranks(command(_words(folder, out, "sharded")), folder, 240)
+    assert [status for status, _, _ in ended] == [0, 0], ended
+
+
+def torchrun(folder: Path, out: Path, signalled: str) -> "subprocess.CompletedProcess[str]":
+    """The command in two processes, where one gets a signal."""
+    words = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    words += ["--master-port", str(free_port()), "-m", "tests.benchmarks.signalled_train"]
     return subprocess.run(
-        words, capture_output=True, text=True, timeout=240, check=False,
-        env=os.environ | {"PYTHONPATH": "src", "SIGNALLED": signalled},
+        words + _words(folder, out, "sharded"), capture_output=True, text=True, timeout=240,
+        check=False, env=os.environ | {"PYTHONPATH": "src", "SIGNALLED": signalled},
     )  # fmt: skip
 
 
@@ -63,33 +78,29 @@ def assert_same_model(one: Path, other: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_that_a_signal_ends_goes_on_to_the_same_weights(folder: Path, tmp_path: Path) -> None:
-    whole = run(folder, tmp_path / "whole")
-    assert whole.returncode == 0, whole.stderr
+    assert run_alone(folder, tmp_path / "whole")[0] == 0
     steps = ((signal.SIGINT, 13), (signal.SIGTERM, 18), (signal.SIGINT, 29))
     for number, step in steps:  # 18 is the last one of an epoch
-        ended = run(folder, tmp_path / "on", f"{int(number)} {step} 0")
-        assert ended.returncode == 128 + number, ended.stderr
+        status, errors = run_alone(folder, tmp_path / "on", f"{int(number)} {step} 0")
+        assert status == 128 + number, errors
         assert (
             f"stopped by {number.name} after step {step}, which is saved in "
             f"{tmp_path / 'on' / 'checkpoint'}; the same command goes on from there"
-        ) in ended.stderr
-        assert "Traceback" not in ended.stderr
-    done = run(folder, tmp_path / "on")
-    assert done.returncode == 0, done.stderr
+        ) in errors
+        assert "Traceback" not in errors
+    assert run_alone(folder, tmp_path / "on")[0] == 0
     assert_same_model(tmp_path / "whole", tmp_path / "on")
 
 
 @pytest.mark.slow
 @pytest.mark.dist
 def test_all_processes_end_when_one_gets_the_signal(folder: Path, tmp_path: Path) -> None:
-    whole = run(folder, tmp_path / "whole", num_processes=2)
-    assert whole.returncode == 0, whole.stderr
-    ended = run(folder, tmp_path / "on", f"{int(signal.SIGTERM)} 13 1", num_processes=2)
+    run_both(folder, tmp_path / "whole")
+    ended = torchrun(folder, tmp_path / "on", f"{int(signal.SIGTERM)} 13 1")
     assert ended.returncode != 0
     assert ended.stderr.count("stopped by SIGTERM after step 16, which is saved in") == 1
     assert "exitcode  : 143" in ended.stderr
-    done = run(folder, tmp_path / "on", num_processes=2)
-    assert done.returncode == 0, done.stderr
+    run_both(folder, tmp_path / "on")
     assert_same_model(tmp_path / "whole", tmp_path / "on")
 
 

@@ -18,6 +18,7 @@ from compactrec.benchmarks.train import train
 from tests.benchmarks.folder import write_folder
 from tests.cases import SOME
 from tests.ports import free_port
+from tests.run_code import command, run_ranks
 
 # Adam divides rounding by rounding where a gradient is nearly 0: SGD and a large eps compare.
 SETTINGS: dict[str, Any] = {
@@ -57,19 +58,32 @@ def config_of(folder: Path, out: Path, **changes: Any) -> TrainConfig:
 
 
 def torchrun(
-    folder: Path, out: Path, toml: str, *words: str, size: int = 2, module: str = "compactrec"
+    folder: Path, out: Path, toml: str, *words: str, module: str = "compactrec"
 ) -> "subprocess.CompletedProcess[str]":
-    config = out.with_suffix(".toml")
-    config.write_text(toml)
+    """The command in two processes."""
     launch = [
-        sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--nproc-per-node",
-        str(size), "--master-port", str(free_port()), "-m", module, "train",
+        sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--nproc-per-node", "2",
+        "--master-port", str(free_port()), "-m", module,
     ]  # fmt: skip
-    given = ["--data", folder, "--out", out, "--config", config, "--engine", "sharded", *words]
     return subprocess.run(
-        [*launch, *map(str, given)], capture_output=True, text=True, timeout=240,
+        launch + _words(folder, out, toml, *words), capture_output=True, text=True, timeout=240,
         env=os.environ | {"PYTHONPATH": "src"},
     )  # fmt: skip
+
+
+def go_on(folder: Path, out: Path, toml: str, *words: str, size: int) -> None:
+    """The command in so many processes, to its end; it must not begin anew."""
+    code = command(_words(folder, out, toml, *words))
+    ended = run_ranks(code, folder, 240, size)
+    assert [status for status, _, _ in ended] == [0] * size, ended
+    assert Result.load(out).total_seconds is None
+
+
+def _words(folder: Path, out: Path, toml: str, *words: str) -> list[str]:
+    config = out.with_suffix(".toml")
+    config.write_text(toml)
+    given = ["--data", folder, "--out", out, "--config", config, "--engine", "sharded", *words]
+    return ["train", *map(str, given)]
 
 
 def assert_same_run(one: Path, other: Path) -> None:
@@ -107,23 +121,14 @@ def test_two_processes_train_what_one_does_and_go_on_after_a_kill(
     assert "-SIGKILL" in killed.stderr or "Signal 9" in killed.stderr, killed.stderr
     shutil.copytree(tmp_path / "on", tmp_path / "alone")
     assert (tmp_path / "on" / "checkpoint" / "checkpoint.json").is_file()
-    done = torchrun(folder, tmp_path / "on", toml, *words)
-    assert done.returncode == 0, done.stderr
-    assert_went_on(tmp_path / "on")
+    go_on(folder, tmp_path / "on", toml, *words, size=2)
     first, second = (
         load_file(tmp_path / "two" / MODEL_NAME),
         load_file(tmp_path / "on" / MODEL_NAME),
     )
     assert all(torch.equal(first[name], second[name]) for name in first)  # to the last bit
-    done = torchrun(folder, tmp_path / "alone", toml, *words, size=1)
-    assert done.returncode == 0, done.stderr
-    assert_went_on(tmp_path / "alone")
+    go_on(folder, tmp_path / "alone", toml, *words, size=1)
     assert_same_run(tmp_path / "one", tmp_path / "alone")
-
-
-def assert_went_on(out: Path) -> None:
-    """The run that ended had not begun anew; that leaves no total time."""
-    assert Result.load(out).total_seconds is None
 
 
 def test_one_process_without_torchrun(folder: Path, tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 """torch.export gives a graph with the same numbers, for other batches than the one it saw."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from compactrec.embeddings import CompressedEmbeddingBagCollection
-from tests.cases import CASES, METHODS
+from compactrec.embeddings import CompressedEmbeddingBagCollection, Plan
+from tests.cases import METHODS, mixture
 from tests.contract.support import Batch, build, make_batch
 from tests.methods.base import Case
 
@@ -48,21 +50,23 @@ def exported(module: FromTensors, given: Arguments) -> nn.Module:
     return found
 
 
-# An export takes a second or two: one case of each method always, the others in the full run.
-RUNS = [
-    pytest.param(
-        case,
-        weighted,
-        id=f"{case}-{'weighted' if weighted else 'plain'}",
-        marks=[] if case is row.cases[0] and not weighted else [pytest.mark.slow],
-    )
-    for row in METHODS
-    for case in row.cases
-    for weighted in ([False, True] if case is row.cases[0] else [False])
-]
+def _runs() -> list[Any]:
+    """Every case once, plain and weighted by turns; both for a method that has one case.
+
+    An export takes seconds: one of each method always, the others in the full run.
+    """
+    runs = []
+    for row in METHODS:
+        turns = [(case, i % 2 == 1) for i, case in enumerate(row.cases)]
+        turns += [(row.cases[0], True)] if len(turns) == 1 else []
+        for i, (case, weighted) in enumerate(turns):
+            name = f"{case}-{'weighted' if weighted else 'plain'}"
+            marks = [pytest.mark.slow] if i else []
+            runs.append(pytest.param(case, weighted, id=name, marks=marks))
+    return runs
 
 
-@pytest.mark.parametrize(("case", "weighted"), RUNS)
+@pytest.mark.parametrize(("case", "weighted"), _runs())
 def test_export_equals_eager(case: Case, weighted: bool) -> None:
     """Other ids, other numbers of ids and other batch sizes than those of the export."""
     module = FromTensors(build(case.plan, is_weighted=weighted)).eval()
@@ -78,10 +82,21 @@ def test_export_equals_eager(case: Case, weighted: bool) -> None:
         torch.testing.assert_close(graph(*given), module(*given), rtol=0, atol=1e-6)
 
 
+def _traits(plan: Plan) -> set[tuple[bool, bool]]:
+    """Of the features: whether ids end somewhere, and whether bags are sums of rows."""
+    ends = {feature.name: feature.num_ids is not None for feature in plan.features}
+    return {(ends[o.feature], o.combine.linear) for part in plan.lower() for o in part.outputs}
+
+
 @pytest.mark.slow
 def test_exported_graphs_refuse_what_eager_refuses() -> None:
     """An id past a feature's last would be a row of the next feature."""
-    plan = CASES[-1].plan
+    cases: list[Case] = []
+    for case in (row.cases[0] for row in METHODS):
+        if not _traits(case.plan) <= {t for known in cases for t in _traits(known.plan)}:
+            cases.append(case)
+    plan = mixture("few", cases).plan
+    assert [set(kinds) for kinds in zip(*_traits(plan), strict=True)] == [{True, False}] * 2
     module = FromTensors(build(plan)).eval()
     graph = exported(module, arguments(make_batch(plan, "multi")))
     alone = {f: o for part in plan.lower() for o in part.outputs for f in [o.feature]}
