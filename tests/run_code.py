@@ -14,7 +14,10 @@ __all__ = ["command", "run_code", "run_ranks"]
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["torch", "torchrec", "compactrec.cli", "compactrec.benchmarks.train", __name__]
+    [
+        *("torch", "torchrec", "pandas", "compactrec.cli", "compactrec.benchmarks.train"),
+        *("compactrec.embeddings.numba_tables", __name__),
+    ]
 )
 
 Ended = tuple[int | None, str, str]

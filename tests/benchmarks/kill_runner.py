@@ -5,6 +5,7 @@ imported once. The argument is JSON: ``[[config, [[place, call], ...]], ...]``; 
 ``call``-th call of a place (0 is the first).
 """
 
+import importlib
 import json
 import os
 import signal
@@ -69,6 +70,12 @@ PLACES: dict[str, Callable[[int], None]] = {
 }
 
 
+def load_all() -> None:
+    """Load what a run loads at its first step, so that no fork has to."""
+    for name in ("pandas", "compactrec.embeddings.numba_tables"):
+        importlib.import_module(name)
+
+
 def forked(work: Callable[[], None]) -> int:
     """The number of a new process that does ``work`` and ends; its error goes to standard error."""
     child = os.fork()
@@ -95,6 +102,7 @@ def _run(config: TrainConfig, place: str | None, call: int) -> int:
 
 def main() -> None:
     torch.set_num_threads(1)
+    load_all()
     for values, kills in json.loads(sys.argv[1]):
         config = TrainConfig.model_validate(values)
         for place, call in kills:

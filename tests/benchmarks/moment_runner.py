@@ -28,7 +28,7 @@ from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.result import MODEL_NAME
 from compactrec.embeddings import CheckpointFolder
 from tests.benchmarks import saving_loop
-from tests.benchmarks.kill_runner import forked
+from tests.benchmarks.kill_runner import forked, load_all
 from tests.ports import free_port
 
 FOLDER, INDEX = "checkpoint", "checkpoint.json"
@@ -121,7 +121,7 @@ def _attempt(job: Job, root: Path, seed: int) -> list[dict[str, Any]]:
         if len(found) == job.num_kills:
             break
         out = root / f"killed-{number}"
-        delay = draw.uniform(0.4 * seconds, seconds)  # before that it is starting
+        delay = draw.uniform(0.2 * seconds, seconds)  # before that it is starting
         rank = draw.randrange(job.num_processes)
         codes = _run(job, out, (delay, rank))
         if codes[rank] != -signal.SIGKILL or (out / job.weights).exists():
@@ -141,6 +141,7 @@ def _attempt(job: Job, root: Path, seed: int) -> list[dict[str, Any]]:
 
 def main() -> None:
     torch.set_num_threads(1)
+    load_all()
     root = Path(sys.argv[1])
     found = {}
     for seed, values in enumerate(json.loads(sys.argv[2])):

@@ -426,6 +426,7 @@ def killed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("killed")  # one worker makes what they look at
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_killed_anywhere_ends_like_one_that_was_not(
     data: Path, tmp_path: Path, killed: Path, name: str
