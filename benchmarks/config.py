@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from compactrec.benchmarks.config_checks import check_engine
 from compactrec.benchmarks.precision import DenseDtype
 from compactrec.benchmarks.schedule import LearningRateSchedule
 from compactrec.data.manifest import Manifest
@@ -21,6 +22,10 @@ _PLACES = frozenset({"data", "out", "plan", "start"})
 _LAYOUT = frozenset({"sharding", "pipeline", "rewrite_in_loader"})
 """Where and when things are computed, which changes results by rounding alone."""
 _COSMETIC = frozenset({"quiet", "checkpoint_every_seconds", "checkpoint_every_steps", "keep_model"})
+_OFF: dict[str, Any] = {
+    "table_decay": 0.0, "dense_dtype": "float32", "accumulate_steps": 1, "max_grad_norm": None,
+}  # fmt: skip
+"""Fields whose value here does nothing. They are not in results from before they were there."""
 
 
 class TrainConfig(BaseModel):
@@ -57,6 +62,14 @@ class TrainConfig(BaseModel):
     """Safetensors file with a state dict of the model, from which training starts."""
     epochs: int = Field(default=1, ge=0)
     """0: validate and test the weights of ``start`` as they are."""
+    accumulate_steps: int = Field(default=1, ge=1)
+    """Batches per update, under engine ``eager``; its gradient is that of the mean over all of
+    their examples. An epoch's last update may have fewer. A *step* is an update wherever steps are
+    counted. Batch norm takes its statistics of one batch."""
+    max_grad_norm: float | None = Field(default=None, gt=0)
+    """Scale the gradient of all weights together, dense and tables, down to this norm, under engine
+    ``eager``. The decay of tables, where it is added to gradients, is in it; that of dense weights
+    comes after."""
     dense_optimizer: Literal["sgd", "adagrad", "adam"] = "adam"
     dense_learning_rate: float = Field(default=0.001, gt=0)
     dense_weight_decay: float = Field(default=0.0, ge=0)
@@ -142,19 +155,7 @@ class TrainConfig(BaseModel):
                 f"method {self.method!r} needs a budget (--budget, or budget_bytes in a file); "
                 f"only 'full' has a size of its own"
             )
-        if self.engine == "eager" and self.table_optimizer == "rowwise_adagrad":
-            raise ValueError(
-                "engine 'eager' has no 'rowwise_adagrad'; use engine 'fused', or the table "
-                "optimizer 'adagrad' or 'sgd'"
-            )
-        if self.engine == "fused" and self.table_optimizer == "adam":
-            _check_fused_adam(self.kernel, self.device, self.decay_mode)
-        if self.engine == "sharded" and self.table_optimizer == "adam":
-            raise ValueError(
-                "engine 'sharded' has no 'adam', as FBGEMM's CPU operator has none; use engine "
-                "'fused' or 'eager', or the table optimizer 'adagrad', 'rowwise_adagrad' or 'sgd'"
-            )
-        self._check_sharded()
+        check_engine(self)
         if self.table_learning_rate * self.table_decay >= 1:
             raise ValueError(
                 f"table_learning_rate {self.table_learning_rate:g} times table_decay "
@@ -176,55 +177,21 @@ class TrainConfig(BaseModel):
         )
         return get_model(self.model).parse(self.model_options).features(features)
 
-    def _check_sharded(self) -> None:
-        if self.engine == "sharded":
-            if self.table_decay:
-                raise ValueError(
-                    f"engine 'sharded' has no weight decay of tables, got {self.table_decay:g}; "
-                    f"set table_decay to 0, or use engine 'fused' on one process"
-                )
-            if self.pipeline and self.rewrite_in_loader:
-                raise ValueError(
-                    "pipeline and rewrite_in_loader are both set, but the pipeline rewrites ids "
-                    "ahead by itself; leave one of them out"
-                )
-            return
-        for name in ("sharding", "pipeline", "rewrite_in_loader"):
-            if getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(
-                    f"{name} is for engine 'sharded', got engine {self.engine!r}; leave {name} "
-                    f"out, or change the engine"
-                )
+    def steps_of(self, num_batches: int) -> int:
+        """Steps of an epoch of so many batches."""
+        return -(-num_batches // self.accumulate_steps)
 
     def resolved(self) -> dict[str, Any]:
         """Everything that decides the result, as JSON, without the places of files.
 
-        What does nothing is left out too: a decay of 0, the mode where it changes nothing, and
-        float32.
+        What does nothing is left out too: the fields of ``_OFF`` that are off, and the mode of
+        decay where it changes nothing.
         """
-        idle: set[str] = set()
-        if not self.table_decay:
-            idle = (
-                {"table_decay"} if self.table_optimizer == "adam" else {"table_decay", "decay_mode"}
-            )
-        if self.dense_dtype == "float32":
-            idle = {*idle, "dense_dtype"}
+        idle = {name for name, off in _OFF.items() if getattr(self, name) == off}
+        if not self.table_decay and self.table_optimizer != "adam":
+            idle.add("decay_mode")
         if self.engine != "fused":
-            idle = {*idle, "kernel"}
+            idle.add("kernel")
         fields = self.model_dump(mode="json", exclude=set(_PLACES | _COSMETIC | _LAYOUT | idle))
         options = get_model(self.model).parse(self.model_options)
         return {**fields, "model_options": options.model_dump(mode="json")}
-
-
-def _check_fused_adam(kernel: str, device: str, decay_mode: str) -> None:
-    if kernel == "fbgemm" or not device.startswith("cpu"):
-        raise ValueError(
-            f"engine 'fused' has 'adam' with kernel 'numba' on device 'cpu' alone, got kernel "
-            f"{kernel!r} and device {device!r}; use these, engine 'eager', or the table optimizer "
-            f"'adagrad', 'rowwise_adagrad' or 'sgd'"
-        )
-    if decay_mode != "touched_rows":
-        raise ValueError(
-            f"under decay_mode {decay_mode!r} 'adam' moves every row in every step, which engine "
-            f"'fused' does not; use decay_mode 'touched_rows', or engine 'eager'"
-        )

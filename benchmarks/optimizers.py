@@ -92,6 +92,11 @@ class Optimizers:
 
     def step(self) -> None:
         """Update everything that backward has not updated yet."""
+        if self._eager is not None:
+            self._eager.prepare()
+        if self._config.max_grad_norm is not None:
+            every = [p for o in self._all for group in o.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(every, self._config.max_grad_norm)
         if self._dense is not None:
             self._dense.step()
         if self._eager is not None:

@@ -102,9 +102,10 @@ class LazyAdam(torch.optim.Optimizer):
 class TableOptimizer:
     """One torch optimizer for all tables, and the decay around it.
 
-    ``dense_coupled`` is the optimizer's own L2 term; ``dense_decoupled`` scales all rows before the
-    optimizer's step (under Adam: AdamW); ``touched_rows`` adds ``wd w`` to the gradients of the
-    rows of the batch. Adam is lazy under ``touched_rows``, whatever the decay.
+    ``dense_coupled`` is the optimizer's own L2 term, or added to gradients that are clipped;
+    ``dense_decoupled`` scales all rows before the optimizer's step (under Adam: AdamW);
+    ``touched_rows`` adds ``wd w`` to the gradients of the rows of the batch. Adam is lazy under
+    ``touched_rows``, whatever the decay.
 
     Args:
         collections: where the tables are.
@@ -119,6 +120,7 @@ class TableOptimizer:
         config: TrainConfig,
     ) -> None:
         self._decay, self._mode = config.table_decay, config.decay_mode
+        self._clipped = config.max_grad_norm is not None
         self._weights = list(weights)
         self.torch = _torch_optimizer(config, self._weights)
         self._touched: dict[int, tuple[TouchedRows, str]] = {}
@@ -132,12 +134,15 @@ class TableOptimizer:
         self._clear()
 
     @torch.no_grad()
-    def step(self) -> None:
-        """Decay and update."""
+    def prepare(self) -> None:
+        """Decay: what comes before a step, and before gradients are clipped."""
         if self._mode == "touched_rows":
             self._prepare_touched()
         elif self._decay or isinstance(self.torch, torch.optim.Adam):
             self._prepare_dense()
+
+    def step(self) -> None:
+        """Update; :meth:`prepare` was called before."""
         self.torch.step()
         self._clear()
 
@@ -150,6 +155,8 @@ class TableOptimizer:
                 weight.grad = torch.zeros_like(weight)
             if self._mode == "dense_decoupled" and self._decay:
                 weight.mul_(factor)
+            if self._mode == "dense_coupled" and self._clipped:
+                weight.grad.add_(weight, alpha=self._decay)
 
     def _prepare_touched(self) -> None:
         rows = {key: touched.rows(table) for key, (touched, table) in self._touched.items()}
@@ -186,7 +193,8 @@ def _watch(
 
 def _torch_optimizer(config: TrainConfig, weights: list[nn.Parameter]) -> torch.optim.Optimizer:
     rate, eps = config.table_learning_rate, config.table_eps
-    l2 = config.table_decay if config.decay_mode == "dense_coupled" else 0.0
+    inside = config.decay_mode == "dense_coupled" and config.max_grad_norm is None
+    l2 = config.table_decay if inside else 0.0
     # fused=True: one pass in C++ over all tables.
     match config.table_optimizer:
         case "sgd":

@@ -186,7 +186,7 @@ def _start(
 
 def _fit(run: Run) -> None:
     config, history = run.config, run.history
-    num_steps = config.epochs * len(run.loader)
+    num_steps = config.epochs * config.steps_of(len(run.loader))
     if not num_steps:
         _validate(run)
     quiet = config.quiet or not run.processes.is_first
@@ -213,7 +213,7 @@ def _train_epoch(run: Run, bar: ProgressBar) -> None:
         if now - shown_at > SHOW_EVERY_SECONDS:
             shown_at = now
             history.show(bar)
-        if history.is_evaluation_step(config, len(run.loader)):
+        if history.is_evaluation_step(config, config.steps_of(len(run.loader))):
             _validate(run)
             history.show(bar)
         asked = _asked_to_end(run)
