@@ -70,15 +70,21 @@ class TrainConfig(BaseModel):
     """Scale the gradient of all weights together, dense and tables, down to this norm, under engine
     ``eager``. The decay of tables, where it is added to gradients, is in it; that of dense weights
     comes after."""
-    dense_optimizer: Literal["sgd", "adagrad", "adam"] = "adam"
+    dense_optimizer: Literal["sgd", "adagrad", "adam", "amsgrad", "lamb"] = "adam"
     dense_learning_rate: float = Field(default=0.001, gt=0)
     dense_weight_decay: float = Field(default=0.0, ge=0)
-    table_optimizer: Literal["sgd", "adagrad", "rowwise_adagrad", "adam"] = "adagrad"
+    """Added to gradients as ``g + decay w``; ``lamb`` adds ``decay w`` to the direction of Adam's
+    step instead, before it scales that."""
+    table_optimizer: Literal["sgd", "adagrad", "rowwise_adagrad", "adam", "amsgrad", "lamb"] = (
+        "adagrad"
+    )
     """``adam`` is lazy under ``touched_rows``, on the rows of a batch, and then needs engine
-    ``eager`` or kernel ``numba``; under the other modes it needs engine ``eager``."""
+    ``eager`` or kernel ``numba``; under the other modes it needs engine ``eager``. So does
+    ``amsgrad`` under all, and ``lamb``, which has a norm for every physical row and knows
+    ``touched_rows`` alone."""
     table_learning_rate: float = Field(default=0.02, gt=0)
     table_eps: float = Field(default=1e-8, gt=0)
-    """Added to the root of the tables' Adagrad accumulator, or of Adam's second moment."""
+    """Added to the root of the tables' Adagrad accumulator, or of the second moment."""
     table_decay: float = Field(default=0.0, ge=0)
     """Weight decay of the tables' physical rows, in the sense of ``decay_mode``."""
     decay_mode: Literal["dense_coupled", "dense_decoupled", "touched_rows"] = "touched_rows"
@@ -188,7 +194,7 @@ class TrainConfig(BaseModel):
         decay where it changes nothing.
         """
         idle = {name for name, off in _OFF.items() if getattr(self, name) == off}
-        if not self.table_decay and self.table_optimizer != "adam":
+        if not self.table_decay and self.table_optimizer not in ("adam", "amsgrad", "lamb"):
             idle.add("decay_mode")
         if self.engine != "fused":
             idle.add("kernel")

@@ -18,7 +18,14 @@ def check_engine(config: TrainConfig) -> None:
             "optimizer 'adagrad' or 'sgd'"
         )
     if config.engine != "eager":
+        _check_eager_alone(config)
         _check_whole_gradients(config)
+    if config.table_optimizer == "lamb" and config.decay_mode != "touched_rows":
+        raise ValueError(
+            f"under decay_mode {config.decay_mode!r} 'lamb' would move a row that no batch holds "
+            f"by the whole length of a step, in the direction of its last gradient, again and "
+            f"again; use decay_mode 'touched_rows', or the table optimizer 'adam' or 'amsgrad'"
+        )
     if config.engine == "fused" and config.table_optimizer == "adam":
         _check_fused_adam(config)
     if config.engine == "sharded":
@@ -30,6 +37,15 @@ def check_engine(config: TrainConfig) -> None:
                 f"{name} is for engine 'sharded', got engine {config.engine!r}; leave {name} "
                 f"out, or change the engine"
             )
+
+
+def _check_eager_alone(config: TrainConfig) -> None:
+    if config.table_optimizer in ("amsgrad", "lamb"):
+        raise ValueError(
+            f"engine {config.engine!r} has no {config.table_optimizer!r}: no kernel updates "
+            f"tables so inside the backward pass; use engine 'eager', or the table optimizer "
+            f"'adagrad', 'rowwise_adagrad' or 'sgd'"
+        )
 
 
 def _check_whole_gradients(config: TrainConfig) -> None:

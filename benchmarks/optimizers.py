@@ -11,6 +11,7 @@ from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 
 from compactrec.benchmarks.config import TrainConfig
+from compactrec.benchmarks.lamb import Lamb
 from compactrec.benchmarks.table_optimizer import TableOptimizer
 from compactrec.embeddings import (
     CompressedEmbeddingBagCollection,
@@ -25,8 +26,11 @@ def fused_optimizer(config: TrainConfig) -> FusedOptimizer | None:
     """What backward applies to tables, under engines ``fused`` and ``sharded``; else None."""
     if config.engine == "eager":
         return None
+    name = config.table_optimizer
+    assert name != "amsgrad"  # the config refuses both
+    assert name != "lamb"
     return FusedOptimizer(
-        name=config.table_optimizer, learning_rate=config.table_learning_rate,
+        name=name, learning_rate=config.table_learning_rate,
         eps=config.table_eps, weight_decay=config.table_decay, decay_mode=config.decay_mode,
     )  # fmt: skip
 
@@ -163,7 +167,15 @@ def _torch_optimizer(
         )
     if name == "adam":
         return torch.optim.Adam(parameters, lr=rate, weight_decay=weight_decay, fused=True)
-    raise ValueError(f"optimizer must be 'sgd', 'adagrad' or 'adam', got {name!r}")
+    if name == "amsgrad":
+        return torch.optim.Adam(
+            parameters, lr=rate, weight_decay=weight_decay, amsgrad=True, fused=True
+        )
+    if name == "lamb":
+        return Lamb(parameters, rate, weight_decay=weight_decay)
+    raise ValueError(
+        f"optimizer must be 'sgd', 'adagrad', 'adam', 'amsgrad' or 'lamb', got {name!r}"
+    )
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -59,7 +59,8 @@ class TrainOptions:
     table_optimizer: Annotated[
         str | None,
         Option(
-            help="sgd, adagrad, rowwise_adagrad, or adam (lazy, on CPU). [adagrad]",
+            help="sgd, adagrad, rowwise_adagrad, or adam (lazy, on CPU); with engine eager "
+            "also amsgrad and lamb. [adagrad]",
             metavar="NAME",
         ),
     ] = None
