@@ -25,6 +25,8 @@ from compactrec.benchmarks.cells import (
     with_tag,
 )
 from compactrec.benchmarks.metrics import Metrics
+from compactrec.benchmarks.protocol_file import load_protocol, protocol_names
+from compactrec.benchmarks.published import published_table
 from compactrec.benchmarks.result import Result
 from compactrec.benchmarks.summary import Summary
 from compactrec.benchmarks.texts import budget_text
@@ -39,6 +41,7 @@ __all__ = [
     "models_table",
     "option_text",
     "plan_table",
+    "protocols_table",
     "result_table",
     "terminal_table",
 ]
@@ -65,6 +68,17 @@ def models_table() -> Table:
         entry = get_model(name)
         _describe(models, name, entry, entry.config)
     return models
+
+
+def protocols_table() -> Table:
+    """Published protocols: title, models, and how many figures stand beside ours."""
+    table = _table("", ("Protocol", "What it is", "Models", "Figures"), num_right=1)
+    table.columns[0].no_wrap = True
+    for name in protocol_names():
+        protocol = load_protocol(name)
+        figures = sum(len(group.cells) for group in protocol.figures)
+        table.add_row(name, protocol.title, ", ".join(protocol.models), str(figures))
+    return table
 
 
 def _describe(
@@ -205,7 +219,9 @@ def terminal_table(summary: Summary, width: int = 160) -> Group:
             table.add_row(*texts, style="bold" if line.reference else "")
         table.add_row()
     notes = [Text(f"* {line}", style="dim") for line in left_out(summary)]
-    return Group(table, *notes, Text(legend_of(summary), style="dim"))
+    group = Group(table, *notes, Text(legend_of(summary), style="dim"))
+    published = published_table(summary)
+    return group if published is None else Group(group, Text(), published)
 
 
 def _table(
