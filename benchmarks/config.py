@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from compactrec.benchmarks.config_checks import check_engine
+from compactrec.benchmarks.metrics import Monitor
 from compactrec.benchmarks.precision import DenseDtype
 from compactrec.benchmarks.schedule import LearningRateSchedule
 from compactrec.data.manifest import Manifest
@@ -24,6 +25,7 @@ _LAYOUT = frozenset({"sharding", "pipeline", "rewrite_in_loader"})
 _COSMETIC = frozenset({"quiet", "checkpoint_every_seconds", "checkpoint_every_steps", "keep_model"})
 _OFF: dict[str, Any] = {
     "table_decay": 0.0, "dense_dtype": "float32", "accumulate_steps": 1, "max_grad_norm": None,
+    "monitor": "auc",
 }  # fmt: skip
 """Fields whose value here does nothing. They are not in results from before they were there."""
 
@@ -119,8 +121,11 @@ class TrainConfig(BaseModel):
     """Validations per epoch, spread evenly; the last step of training is always validated."""
     eval_every_steps: int | None = Field(default=None, ge=1)
     """Validate every so many steps instead."""
+    monitor: Monitor = "auc"
+    """What validations are judged by: the weights that are kept, ``patience``, and plateaus of the
+    ``schedule``. ``auc_minus_logloss`` is what older results of BARS have."""
     patience: int | None = Field(default=None, ge=1)
-    """Stop after so many validations without a better AUC; None trains all epochs."""
+    """Stop after so many validations in a row that were not the best; None trains all epochs."""
     collapse_after_evals: int = Field(default=4, ge=1)
     """Give up when so many validations have passed and no AUC left 0.5 +- 0.001."""
 
@@ -199,5 +204,6 @@ class TrainConfig(BaseModel):
         if self.engine != "fused":
             idle.add("kernel")
         fields = self.model_dump(mode="json", exclude=set(_PLACES | _COSMETIC | _LAYOUT | idle))
+        fields["schedule"] = self.schedule.resolved()
         options = get_model(self.model).parse(self.model_options)
         return {**fields, "model_options": options.model_dump(mode="json")}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from compactrec.benchmarks.config import TrainConfig
+from compactrec.benchmarks.history import History
 from compactrec.benchmarks.optimizers import Optimizers
 from compactrec.benchmarks.penalty import EmbeddingPenalty
 from compactrec.benchmarks.processes import Processes
@@ -43,8 +44,8 @@ class Loop(Protocol):
 
     optimizers: Optimizers
 
-    def steps(self, loader: BatchLoader, step: int) -> Iterator[Done]:
-        """Train on what is left of the loader's epoch; ``step`` steps are done before."""
+    def steps(self, loader: BatchLoader, history: History) -> Iterator[Done]:
+        """Train on what is left of the loader's epoch; whoever asks counts in ``history``."""
 
     def pause(self) -> None:
         """Called before anything but a step uses the model."""
@@ -79,12 +80,11 @@ class OneProcess:
         self.optimizers = optimizers
         self._model, self._penalty, self._config = model, penalty, config
 
-    def steps(self, loader: BatchLoader, step: int) -> Iterator[Done]:
-        """Train on what is left of the loader's epoch; ``step`` steps are done before."""
+    def steps(self, loader: BatchLoader, history: History) -> Iterator[Done]:
+        """Train on what is left of the loader's epoch; whoever asks counts in ``history``."""
         optimizers = self.optimizers
-        groups = grouped(loader, self._config.accumulate_steps)
-        for number, group in enumerate(groups, step + 1):
-            optimizers.set_rates(number)
+        for group in grouped(loader, self._config.accumulate_steps):
+            optimizers.set_rates(history.step + 1, history.num_reductions)
             optimizers.zero_grad()
             num_rows = sum(batch.batch_size for batch in group)
             losses = [self._backward(batch, batch.batch_size / num_rows) for batch in group]

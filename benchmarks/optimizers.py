@@ -19,7 +19,7 @@ from compactrec.embeddings import (
     dense_parameters,
 )
 
-__all__ = ["Optimizers", "fused_optimizer"]
+__all__ = ["Optimizers", "fused_optimizer", "rates_at"]
 
 
 def fused_optimizer(config: TrainConfig) -> FusedOptimizer | None:
@@ -33,6 +33,13 @@ def fused_optimizer(config: TrainConfig) -> FusedOptimizer | None:
         name=name, learning_rate=config.table_learning_rate,
         eps=config.table_eps, weight_decay=config.table_decay, decay_mode=config.decay_mode,
     )  # fmt: skip
+
+
+def rates_at(config: TrainConfig, step: int, num_reductions: int) -> tuple[float, float]:
+    """Learning rates of a step: of dense weights, and of tables."""
+    dense, tables = config.dense_learning_rate, config.table_learning_rate
+    rate = config.schedule.rate
+    return rate(dense, step, num_reductions), rate(tables, step, num_reductions)
 
 
 class Optimizers:
@@ -106,13 +113,14 @@ class Optimizers:
         if self._eager is not None:
             self._eager.step()
 
-    def set_rates(self, step: int) -> None:
-        """Set the learning rates of ``step`` (1 is the first), where they change."""
-        config = self._config
-        rates = (
-            config.schedule.rate(config.dense_learning_rate, step),
-            config.schedule.rate(config.table_learning_rate, step),
-        )
+    def set_rates(self, step: int, num_reductions: int = 0) -> None:
+        """Set the learning rates of ``step`` (1 is the first), where they change.
+
+        Args:
+            step: that comes next.
+            num_reductions: of the rates, on plateaus so far.
+        """
+        rates = rates_at(self._config, step, num_reductions)
         if rates == self._last_rates:
             return
         self._last_rates = rates

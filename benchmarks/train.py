@@ -5,8 +5,8 @@
 
 The file holds the fields of :class:`~compactrec.benchmarks.config.TrainConfig`. A run that was
 killed goes on from its last checkpoint and ends with the very same weights; a finished one is not
-repeated. The test split is opened once, after training, with the weights of the best validation
-AUC. (The public DLRM code picks its checkpoint on test; numbers made so look better than they are.)
+repeated. The test split is opened once, after training, with the weights of the best validation.
+(The public DLRM code picks its checkpoint on test; numbers made so look better than they are.)
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ def _train_epoch(run: Run, bar: ProgressBar) -> None:
     config, history = run.config, run.history
     shown_at = 0.0
     started = time.perf_counter()
-    for done in run.loop.steps(run.loader, history.step):
+    for done in run.loop.steps(run.loader, history):
         history.count(done.loss, done.num_rows)
         if not math.isfinite(history.loss_sum):
             raise TrainingDiverged(f"the loss is {done.loss} at {place(history, config)}")
@@ -235,7 +235,7 @@ def _validate(run: Run) -> None:
             f"a validation prediction is not finite at {place(history, run.config)}"
         )
     logits = calibrated(run.model, run.validation, run.config.device, logits, labels)
-    if history.add_evaluation(evaluate(logits, labels), run.config.patience):
+    if history.add_evaluation(evaluate(logits, labels), run.config):
         old = run.best_file
         name = f"best-{history.step:09d}"
         run.loop.pause()

@@ -46,13 +46,21 @@ def test_round_trip_through_json() -> None:
 
 def test_resolved_leaves_out_places_and_cosmetics_alone() -> None:
     everything = set(TrainConfig.model_fields)
-    off = {"table_decay": 0.1, "accumulate_steps": 2, "max_grad_norm": 10}
+    off = {
+        "table_decay": 0.1,
+        "accumulate_steps": 2,
+        "max_grad_norm": 10,
+        "monitor": "auc_minus_logloss",
+    }
     all_on = config(engine="eager", dense_dtype="bfloat16", **off)
     left_out = everything - set(all_on.resolved()) - {"kernel"}
     assert left_out == {
         "data", "out", "plan", "start", "quiet", "keep_model",
         "checkpoint_every_seconds", "checkpoint_every_steps",
         "sharding", "pipeline", "rewrite_in_loader",
+    }  # fmt: skip
+    assert config().resolved()["schedule"].keys() == {
+        "warmup_steps", "decay_start_step", "num_decay_steps",
     }  # fmt: skip
     # As in results from before there were these:
     assert not {*off, "dense_dtype"} & set(config(engine="eager").resolved())

@@ -393,6 +393,7 @@ RUNS: dict[str, dict[str, Any]] = {
         "batch_size": 16,
         "accumulate_steps": 4,
         "max_grad_norm": 0.1,
+        "schedule": {"plateau_factor": 0.5, "plateau_min_delta": 0.02},
     },
 }
 
