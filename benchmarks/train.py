@@ -29,26 +29,22 @@ from torch import nn
 from compactrec.benchmarks import snapshot
 from compactrec.benchmarks.calibration import calibrated
 from compactrec.benchmarks.config import TrainConfig
-from compactrec.benchmarks.environment import (
-    describe_environment,
-    library_versions,
-    peak_rss_bytes,
-    reset_peak_rss,
-)
+from compactrec.benchmarks.due import Due
+from compactrec.benchmarks.environment import library_versions, reset_peak_rss
 from compactrec.benchmarks.history import History
 from compactrec.benchmarks.interrupt import Interrupt, RunInterrupted, noted_signals
 from compactrec.benchmarks.loop import Loop, make_loop, predict
 from compactrec.benchmarks.memory import keep_freed_memory
 from compactrec.benchmarks.metrics import Metrics, evaluate
 from compactrec.benchmarks.model import build_model
-from compactrec.benchmarks.plans import method_of, plan_bytes, resolve_plan
+from compactrec.benchmarks.outcome import keep_weights, make_result
+from compactrec.benchmarks.plans import resolve_plan
 from compactrec.benchmarks.processes import Processes, joined
 from compactrec.benchmarks.progress import ProgressBar
 from compactrec.benchmarks.result import (
     MODEL_NAME,
     PLAN_NAME,
     PREDICTIONS_NAME,
-    DataInfo,
     Result,
     finished_result,
 )
@@ -64,20 +60,13 @@ from compactrec.data.loader import BatchLoader
 from compactrec.data.manifest import Manifest
 from compactrec.embeddings import AnyPlan
 from compactrec.embeddings.checkpoint_index import TensorSet
-from compactrec.embeddings.checkpoint_io import copy_atomically, write_atomically, write_tensors
+from compactrec.embeddings.checkpoint_io import write_atomically
 from compactrec.embeddings.checkpointing import CheckpointFolder
 from compactrec.locks import locked
 
-__all__ = [
-    "RunInterrupted",
-    "TrainingCollapsed",
-    "TrainingDiverged",
-    "train",
-]
+__all__ = ["RunInterrupted", "TrainingCollapsed", "TrainingDiverged", "train"]
 
 SHOW_EVERY_SECONDS = 0.5
-ASK_EVERY_STEPS = 16
-"""So many steps go by until several processes ask for the time, and whether one is to end."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -93,9 +82,9 @@ class Run:
     loader: BatchLoader
     validation: BatchLoader
     store: CheckpointFolder
+    due: Due
     history: History = field(default_factory=History)
     best_file: TensorSet | None = None
-    saved_at: float = field(default_factory=time.monotonic)
     started_at: float | None = field(default_factory=time.monotonic)
     """None where the run goes on from a checkpoint."""
     interrupt: Interrupt = field(default_factory=Interrupt)
@@ -174,6 +163,7 @@ def _start(
             config.data, "validation", config.eval_batch_size, shuffle=False, part=part
         ),
         store=store,
+        due=Due(config, processes),
     )
     if (checkpoint := store.load()) is not None:
         names = loop.names()
@@ -216,8 +206,8 @@ def _train_epoch(run: Run, bar: ProgressBar) -> None:
         if history.is_evaluation_step(config, config.steps_of(len(run.loader))):
             _validate(run)
             history.show(bar)
-        asked = _asked_to_end(run)
-        if _checkpoint_is_due(run) or asked:
+        asked = run.due.end(history.step, run.interrupt)
+        if run.due.checkpoint(history.step) or asked:
             _save(run)
         if asked:
             raise RunInterrupted(asked, history.step, run.store.path)
@@ -245,24 +235,6 @@ def _validate(run: Run) -> None:
     check_learning(history, run.config)
 
 
-def _checkpoint_is_due(run: Run) -> bool:
-    """The same answer in every process, although their clocks differ."""
-    steps, seconds = run.config.checkpoint_every_steps, run.config.checkpoint_every_seconds
-    if steps is not None and run.history.step % steps == 0:
-        return True
-    if seconds is None or (run.processes.size > 1 and run.history.step % ASK_EVERY_STEPS):
-        return False
-    late = time.monotonic() - run.saved_at >= seconds
-    return run.processes.sum([late and run.processes.is_first])[0] > 0
-
-
-def _asked_to_end(run: Run) -> int:
-    """The number of the signal that some process got, the same in all; 0 if there was none."""
-    if run.processes.size > 1 and run.history.step % ASK_EVERY_STEPS:
-        return 0
-    return run.interrupt.agreed(run.processes)
-
-
 def _save(run: Run) -> None:
     history, loop = run.history, run.loop
     loop.pause()
@@ -270,7 +242,7 @@ def _save(run: Run) -> None:
         run.store, history.step, run.model, loop.optimizers, loop.position(run.loader),
         {"history": history.to_json()}, run.best_file, loop.names(),
     )  # fmt: skip
-    run.saved_at = time.monotonic()
+    run.due.saved()
 
 
 def _predict(run: Run, loader: BatchLoader) -> tuple[Floats, Floats]:
@@ -282,48 +254,20 @@ def _predict(run: Run, loader: BatchLoader) -> tuple[Floats, Floats]:
 def _finish(run: Run, manifest: Manifest, plan: AnyPlan, start: str | None) -> Result:
     """Test the selected weights, once, and write everything down; ``result.json`` comes last."""
     config, history, out = run.config, run.history, run.config.out
-    assert history.best is not None
     assert run.best_file is not None
     test = _test(run) if config.score_test else None
     if config.keep_model:
-        _keep_model(run, run.best_file)
+        keep_weights(run.store, run.best_file, out / MODEL_NAME)
     if run.processes.is_first:
         plan.save(out / PLAN_NAME)
-    result = Result(
-        method=method_of(config, plan),
-        budget_bytes=config.budget_bytes,
-        seed=config.seed,
-        config=config.resolved(),
-        plan=plan.to_json(),
-        data=DataInfo(
-            name=manifest.name, protocol=manifest.protocol, manifest_sha256=manifest.sha256()
-        ),
-        bytes=plan_bytes(config, plan),
-        validation=history.best.validation,
-        test=test,
-        best_step=history.best.step,
-        num_steps=history.step,
-        samples_per_second=history.samples_per_second,
-        train_seconds=history.train_seconds,
+    result = make_result(
+        config, manifest, plan, history, start=start, test=test,
         total_seconds=None if run.started_at is None else time.monotonic() - run.started_at,
-        peak_rss_bytes=peak_rss_bytes(),
-        history=tuple(history.evaluations),
-        environment=describe_environment(torch.get_num_threads()),
-        start_sha256=start,
-    )
+    )  # fmt: skip
     if run.processes.is_first:
         result.save(out)
     run.store.remove()
     return result
-
-
-def _keep_model(run: Run, best: TensorSet) -> None:
-    """Leave the selected weights in one file."""
-    path = run.config.out / MODEL_NAME
-    if len(best.files) == 1:
-        copy_atomically(run.store.path / best.files[0].name, path)
-    elif run.processes.is_first:
-        write_tensors(path, run.store.read(best))
 
 
 def _test(run: Run) -> Metrics:
