@@ -22,7 +22,9 @@ __all__ = ["TrainConfig"]
 _PLACES = frozenset({"data", "out", "plan", "start"})
 _LAYOUT = frozenset({"sharding", "pipeline", "rewrite_in_loader"})
 """Where and when things are computed, which changes results by rounding alone."""
-_COSMETIC = frozenset({"quiet", "checkpoint_every_seconds", "checkpoint_every_steps", "keep_model"})
+_COSMETIC = frozenset(
+    {"quiet", "checkpoint_every_seconds", "checkpoint_every_steps", "keep_model", "tensorboard"}
+)
 _OFF: dict[str, Any] = {
     "table_decay": 0.0, "dense_dtype": "float32", "accumulate_steps": 1, "max_grad_norm": None,
     "monitor": "auc",
@@ -135,6 +137,8 @@ class TrainConfig(BaseModel):
     """False leaves the test split closed, for runs that only choose a setting."""
     keep_model: bool = True
     """Leave the selected weights in ``model.safetensors``."""
+    tensorboard: bool = False
+    """Write curves of training for TensorBoard, into ``out/tensorboard``. A search writes none."""
     quiet: bool = False
     """No progress bar."""
 

@@ -27,6 +27,7 @@ from safetensors.numpy import save as tensors_to_bytes
 from torch import nn
 
 from compactrec.benchmarks import snapshot
+from compactrec.benchmarks.board import Board
 from compactrec.benchmarks.calibration import calibrated
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.due import Due
@@ -177,19 +178,23 @@ def _start(
 def _fit(run: Run) -> None:
     config, history = run.config, run.history
     num_steps = config.epochs * config.steps_of(len(run.loader))
-    if not num_steps:
-        _validate(run)
-    quiet = config.quiet or not run.processes.is_first
-    with ProgressBar(config.method or "train", num_steps, quiet) as bar:
+    is_first = run.processes.is_first
+    quiet = config.quiet or not is_first
+    with (
+        ProgressBar(config.method or "train", num_steps, quiet) as bar,
+        Board(config, history, is_writer=is_first) as board,
+    ):
+        if not num_steps:
+            _validate(run, board)
         while history.epoch < config.epochs and not history.stopped:
-            _train_epoch(run, bar)
+            _train_epoch(run, bar, board)
             if not history.stopped:
                 history.epoch += 1
                 run.loader.set_epoch(history.epoch)
     check_learning(history, config, at_end=True)
 
 
-def _train_epoch(run: Run, bar: ProgressBar) -> None:
+def _train_epoch(run: Run, bar: ProgressBar, board: Board) -> None:
     """What is left of one epoch."""
     config, history = run.config, run.history
     shown_at = 0.0
@@ -200,11 +205,12 @@ def _train_epoch(run: Run, bar: ProgressBar) -> None:
             raise TrainingDiverged(f"the loss is {done.loss} at {place(history, config)}")
         now = time.perf_counter()
         history.train_seconds += now - started
+        board.stepped(done.loss)
         if now - shown_at > SHOW_EVERY_SECONDS:
             shown_at = now
             history.show(bar)
         if history.is_evaluation_step(config, config.steps_of(len(run.loader))):
-            _validate(run)
+            _validate(run, board)
             history.show(bar)
         asked = run.due.end(history.step, run.interrupt)
         if run.due.checkpoint(history.step) or asked:
@@ -216,7 +222,7 @@ def _train_epoch(run: Run, bar: ProgressBar) -> None:
         started = time.perf_counter()
 
 
-def _validate(run: Run) -> None:
+def _validate(run: Run, board: Board) -> None:
     """Evaluate, remember the weights if they are the best so far, and decide about stopping."""
     history = run.history
     logits, labels = _predict(run, run.validation)
@@ -232,6 +238,7 @@ def _validate(run: Run) -> None:
         run.best_file = run.store.write(name, run.model.state_dict())
         if old is not None and old.name != name:
             run.store.discard(old)
+    board.validated()
     check_learning(history, run.config)
 
 

@@ -91,6 +91,9 @@ class TrainOptions:
     num_threads: Annotated[
         int | None, Option("--threads", min=1, help="Threads per run. [all cores]")
     ] = None
+    tensorboard: Annotated[
+        bool | None, Option("--tensorboard", help="Write curves of training into the run's folder.")
+    ] = None
     config: ConfigFile = None
 
     def train_config(

@@ -34,8 +34,9 @@ def test_example_configs_parse(path: Path) -> None:
 
 def test_the_documented_training_config_parses() -> None:
     text = (CONFIGS[0].parents[2] / "docs" / "training.md").read_text()
-    (block,) = re.findall(r"^```toml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    made = config(**tomllib.loads(block))
+    blocks = re.findall(r"^```toml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    made = config(**tomllib.loads("\n".join(blocks)))  # as one file
+    assert made.schedule.plateau_factor == 0.1
     assert made.accumulate_steps * made.batch_size == 10_000
 
 
@@ -55,7 +56,7 @@ def test_resolved_leaves_out_places_and_cosmetics_alone() -> None:
     all_on = config(engine="eager", dense_dtype="bfloat16", **off)
     left_out = everything - set(all_on.resolved()) - {"kernel"}
     assert left_out == {
-        "data", "out", "plan", "start", "quiet", "keep_model",
+        "data", "out", "plan", "start", "quiet", "keep_model", "tensorboard",
         "checkpoint_every_seconds", "checkpoint_every_steps",
         "sharding", "pipeline", "rewrite_in_loader",
     }  # fmt: skip
