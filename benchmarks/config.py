@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ModelWrapValidatorHandler,
+    model_validator,
+)
 
 from compactrec.benchmarks.config_checks import check_engine
 from compactrec.benchmarks.metrics import Monitor
@@ -141,6 +148,18 @@ class TrainConfig(BaseModel):
     """Write curves of training for TensorBoard, into ``out/tensorboard``. A search writes none."""
     quiet: bool = False
     """No progress bar."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _fill(cls, given: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """What nobody gave is as the model has it (``Model.training``), before it is as here."""
+        if not isinstance(given, Mapping):
+            return handler(given)
+        model = get_model(given.get("model", cls.model_fields["model"].default))
+        own = {name: value for name, value in model.training.items() if name not in given}
+        made = handler({**given, **own})
+        made.model_fields_set.difference_update(own)  # nobody gave them
+        return made
 
     @model_validator(mode="before")
     @classmethod

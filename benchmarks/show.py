@@ -90,6 +90,9 @@ def _describe(
         what.append(Text(entry.paper, style="dim"))
     schema = options.model_json_schema()
     texts = [option_text(key, field) for key, field in schema.get("properties", {}).items()]
+    if isinstance(entry, Model) and entry.training:
+        given = ", ".join(f"{key} = {value}" for key, value in entry.training.items())
+        texts.append(f"trained with {given}")
     title = Text(name, style="bold")
     if not isinstance(entry, Model) and entry.baseline:
         title.append("\nbaseline", style="dim not bold")

@@ -77,6 +77,8 @@ def models_table() -> str:
         given = model.config().model_dump(mode="json")
         options = ", ".join(f"`{key} = {json.dumps(value)}`" for key, value in given.items())
         formula = model.formula.replace("|", "\\|")
+        trained = ", ".join(f"`{key} = {json.dumps(v)}`" for key, v in model.training.items())
+        options = f"{options}; trained with {trained}" if trained else options
         cells = [f"`{name}`", model.title, f"`{formula}`", options or "-", _linked(model.paper)]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
