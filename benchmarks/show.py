@@ -190,8 +190,10 @@ def result_table(result: Result, folder: Path) -> Table:
     """One finished run."""
     table = _table(f"{folder}: {result.method}, seed {result.seed}", ("", "Validation", "Test"))
     for name in Metrics.model_fields:
-        values = (getattr(result.validation, name), getattr(result.tested, name))
-        texts = [f"{v:,}" if isinstance(v, int) else f"{v:.5f}" for v in values]
+        values = [getattr(split, name, None) for split in (result.validation, result.test)]
+        texts = [
+            f"{v:,}" if isinstance(v, int) else "-" if v is None else f"{v:.5f}" for v in values
+        ]
         table.add_row(name.replace("_", " "), *texts)
     table.add_section()
     table.add_row("serving bytes", "", format_bytes(result.bytes.serving_bytes))

@@ -1,14 +1,18 @@
 """A model's own defaults of training: where they stand, and who has the last word."""
 
+import re
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from compactrec.benchmarks.choices import changed, train_config_for
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.search_config import search_config
+from compactrec.benchmarks.show import result_table
 from compactrec.benchmarks.train import train
 from compactrec.embeddings.search import search_names
 from compactrec.embeddings.search.base import DENSE_ADAM
@@ -71,3 +75,11 @@ def test_a_model_and_data_are_all_that_training_needs(data: Path, tmp_path: Path
     assert (result.config["batch_size"], result.config["dim"]) == (2048, 16)
     assert result.config["model_options"]["head_dim"] == 32
     assert result.test is not None
+
+
+def test_a_run_that_left_the_test_split_closed_is_shown(data: Path, tmp_path: Path) -> None:
+    made = config(data=data, out=tmp_path, model="lr", score_test=False, quiet=True)
+    console = Console(width=100, file=StringIO())
+    console.print(result_table(train(made), tmp_path))
+    (line,) = (x for x in console.file.getvalue().splitlines() if x.strip().startswith("auc"))  # type: ignore[attr-defined]  # a StringIO
+    assert re.fullmatch(r"\s*auc\s+0\.\d{5}\s+-\s*", line)
