@@ -39,6 +39,7 @@ from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from compactrec.benchmarks.bench_training import NUM_IDS, capped_sizes, make_batches
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.environment import describe_environment, peak_rss_bytes, reset_peak_rss
+from compactrec.benchmarks.history import History
 from compactrec.benchmarks.loop import make_loop
 from compactrec.benchmarks.memory import keep_freed_memory
 from compactrec.benchmarks.model import build_model
@@ -153,7 +154,7 @@ def _work(entrant: Entrant, setting: Setting, rank: int, meet: str, pipe: Connec
     before = peak_rss_bytes()
     config = entrant.config(setting)
     model, collections = build_model(config, entrant.plan(setting), NUM_DENSE)
-    steps = make_loop(model, collections, config, processes).steps(loader, 0)
+    steps = make_loop(model, collections, config, processes).steps(loader, History())
     pipe.send(None)
     while num_steps := pipe.recv():
         next(steps)  # brings back what the others have pushed out

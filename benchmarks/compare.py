@@ -16,13 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from compactrec.benchmarks.choices import changed, with_baselines
+from compactrec.benchmarks.choices import FULL, changed, parse_method, with_baselines
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.jobs import Job, make_jobs, placed, plain
+from compactrec.benchmarks.protocol_note import ProtocolNote
 from compactrec.benchmarks.result import Result
 from compactrec.benchmarks.runs import (
     Failure,
@@ -59,8 +60,9 @@ class CompareRequest(BaseModel):
     methods: tuple[str, ...] = ()
     """Names of methods or searches, each with options if wanted (`compositional:operation=concat`),
     or plan files. The baselines are added; an empty tuple means every method that has a budget."""
-    budgets: tuple[str, ...] = Field(min_length=1)
-    """`64MB`, `1/4`, `0.25x`: serving bytes, tables, integer state and dense parts together."""
+    budgets: tuple[str, ...] = ()
+    """`64MB`, `1/4`, `0.25x`: serving bytes, tables, integer state and dense parts together. None:
+    the full tables alone."""
     num_seeds: int = Field(default=3, ge=1)
     """Seeds 0 .. num_seeds - 1; three or more give intervals worth reading."""
     num_trials: int = Field(default=1, ge=1, le=len(TRIALS))
@@ -68,6 +70,14 @@ class CompareRequest(BaseModel):
     seed of their own (`num_seeds`), so that no reported run was picked for its luck."""
     num_jobs: int = Field(default=1, ge=1)
     """Runs at once, each with its share of the cores."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.methods and not self.budgets:
+            raise ValueError(
+                f"methods {list(self.methods)} need a budget to be compared at; give one or more"
+            )
+        return self
 
 
 def compare(
@@ -77,12 +87,13 @@ def compare(
     runner: Runner | None = None,
     searcher: Searcher | None = None,
     console: Console | None = None,
+    protocol: ProtocolNote | None = None,
 ) -> CompareFile:
     """Make all runs of `request` that are not there yet, and return the state of the comparison.
 
     `base` gives the data folder, the output folder and everything that the runs share; its method,
     budget and seed are not used. `runner` and `searcher` are `train` and `search` unless a test
-    brings its own.
+    brings its own. `protocol` is kept with the results.
 
     Raises ValueError for an unknown method or budget, and when `base.out` holds a comparison on
     other data or is being written by another process. A method that does not fit a budget and a run
@@ -97,7 +108,7 @@ def compare(
 
         searcher = search
     with locked(base.out):
-        return _compare(request, base, runner, searcher, console)
+        return _compare(request, base, runner, searcher, console, protocol)
 
 
 def _compare(
@@ -106,8 +117,9 @@ def _compare(
     runner: Runner,
     searcher: Searcher,
     console: Console | None,
+    protocol: ProtocolNote | None,
 ) -> CompareFile:
-    choices = with_baselines(request.methods)
+    choices = with_baselines(request.methods) if request.budgets else [parse_method(FULL)]
     manifest = Manifest.load(base.data)
     note = _note(manifest)
     there = CompareFile.load(base.out) if (base.out / COMPARE_NAME).is_file() else None
@@ -124,7 +136,7 @@ def _compare(
     def state() -> CompareFile:
         file = CompareFile(
             data=note, seeds=seeds, full_serving_bytes=full_bytes, config=shared,
-            cells=tuple(job.cell for job in jobs),
+            cells=tuple(job.cell for job in jobs), protocol=protocol,
         )  # fmt: skip
         file.save(base.out)
         return file

@@ -6,8 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ModelWrapValidatorHandler,
+    model_validator,
+)
 
+from compactrec.benchmarks.config_checks import check_engine
+from compactrec.benchmarks.metrics import Monitor
 from compactrec.benchmarks.precision import DenseDtype
 from compactrec.benchmarks.schedule import LearningRateSchedule
 from compactrec.data.manifest import Manifest
@@ -20,7 +29,14 @@ __all__ = ["TrainConfig"]
 _PLACES = frozenset({"data", "out", "plan", "start"})
 _LAYOUT = frozenset({"sharding", "pipeline", "rewrite_in_loader"})
 """Where and when things are computed, which changes results by rounding alone."""
-_COSMETIC = frozenset({"quiet", "checkpoint_every_seconds", "checkpoint_every_steps", "keep_model"})
+_COSMETIC = frozenset(
+    {"quiet", "checkpoint_every_seconds", "checkpoint_every_steps", "keep_model", "tensorboard"}
+)
+_OFF: dict[str, Any] = {
+    "table_decay": 0.0, "dense_dtype": "float32", "accumulate_steps": 1, "max_grad_norm": None,
+    "monitor": "auc",
+}  # fmt: skip
+"""Fields whose value here does nothing. They are not in results from before they were there."""
 
 
 class TrainConfig(BaseModel):
@@ -57,15 +73,29 @@ class TrainConfig(BaseModel):
     """Safetensors file with a state dict of the model, from which training starts."""
     epochs: int = Field(default=1, ge=0)
     """0: validate and test the weights of ``start`` as they are."""
-    dense_optimizer: Literal["sgd", "adagrad", "adam"] = "adam"
+    accumulate_steps: int = Field(default=1, ge=1)
+    """Batches per update, under engine ``eager``; its gradient is that of the mean over all of
+    their examples. An epoch's last update may have fewer. A *step* is an update wherever steps are
+    counted. Batch norm takes its statistics of one batch."""
+    max_grad_norm: float | None = Field(default=None, gt=0)
+    """Scale the gradient of all weights together, dense and tables, down to this norm, under engine
+    ``eager``. The decay of tables, where it is added to gradients, is in it; that of dense weights
+    comes after."""
+    dense_optimizer: Literal["sgd", "adagrad", "adam", "amsgrad", "lamb"] = "adam"
     dense_learning_rate: float = Field(default=0.001, gt=0)
     dense_weight_decay: float = Field(default=0.0, ge=0)
-    table_optimizer: Literal["sgd", "adagrad", "rowwise_adagrad", "adam"] = "adagrad"
+    """Added to gradients as ``g + decay w``; ``lamb`` adds ``decay w`` to the direction of Adam's
+    step instead, before it scales that."""
+    table_optimizer: Literal["sgd", "adagrad", "rowwise_adagrad", "adam", "amsgrad", "lamb"] = (
+        "adagrad"
+    )
     """``adam`` is lazy under ``touched_rows``, on the rows of a batch, and then needs engine
-    ``eager`` or kernel ``numba``; under the other modes it needs engine ``eager``."""
+    ``eager`` or kernel ``numba``; under the other modes it needs engine ``eager``. So does
+    ``amsgrad`` under all, and ``lamb``, which has a norm for every physical row and knows
+    ``touched_rows`` alone."""
     table_learning_rate: float = Field(default=0.02, gt=0)
     table_eps: float = Field(default=1e-8, gt=0)
-    """Added to the root of the tables' Adagrad accumulator, or of Adam's second moment."""
+    """Added to the root of the tables' Adagrad accumulator, or of the second moment."""
     table_decay: float = Field(default=0.0, ge=0)
     """Weight decay of the tables' physical rows, in the sense of ``decay_mode``."""
     decay_mode: Literal["dense_coupled", "dense_decoupled", "touched_rows"] = "touched_rows"
@@ -100,8 +130,11 @@ class TrainConfig(BaseModel):
     """Validations per epoch, spread evenly; the last step of training is always validated."""
     eval_every_steps: int | None = Field(default=None, ge=1)
     """Validate every so many steps instead."""
+    monitor: Monitor = "auc"
+    """What validations are judged by: the weights that are kept, ``patience``, and plateaus of the
+    ``schedule``. ``auc_minus_logloss`` is what older results of BARS have."""
     patience: int | None = Field(default=None, ge=1)
-    """Stop after so many validations without a better AUC; None trains all epochs."""
+    """Stop after so many validations in a row that were not the best; None trains all epochs."""
     collapse_after_evals: int = Field(default=4, ge=1)
     """Give up when so many validations have passed and no AUC left 0.5 +- 0.001."""
 
@@ -111,8 +144,22 @@ class TrainConfig(BaseModel):
     """False leaves the test split closed, for runs that only choose a setting."""
     keep_model: bool = True
     """Leave the selected weights in ``model.safetensors``."""
+    tensorboard: bool = False
+    """Write curves of training for TensorBoard, into ``out/tensorboard``. A search writes none."""
     quiet: bool = False
     """No progress bar."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _fill(cls, given: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """What nobody gave is as the model has it (``Model.training``), before it is as here."""
+        if not isinstance(given, Mapping):
+            return handler(given)
+        model = get_model(given.get("model", cls.model_fields["model"].default))
+        own = {name: value for name, value in model.training.items() if name not in given}
+        made = handler({**given, **own})
+        made.model_fields_set.difference_update(own)  # nobody gave them
+        return made
 
     @model_validator(mode="before")
     @classmethod
@@ -142,19 +189,7 @@ class TrainConfig(BaseModel):
                 f"method {self.method!r} needs a budget (--budget, or budget_bytes in a file); "
                 f"only 'full' has a size of its own"
             )
-        if self.engine == "eager" and self.table_optimizer == "rowwise_adagrad":
-            raise ValueError(
-                "engine 'eager' has no 'rowwise_adagrad'; use engine 'fused', or the table "
-                "optimizer 'adagrad' or 'sgd'"
-            )
-        if self.engine == "fused" and self.table_optimizer == "adam":
-            _check_fused_adam(self.kernel, self.device, self.decay_mode)
-        if self.engine == "sharded" and self.table_optimizer == "adam":
-            raise ValueError(
-                "engine 'sharded' has no 'adam', as FBGEMM's CPU operator has none; use engine "
-                "'fused' or 'eager', or the table optimizer 'adagrad', 'rowwise_adagrad' or 'sgd'"
-            )
-        self._check_sharded()
+        check_engine(self)
         if self.table_learning_rate * self.table_decay >= 1:
             raise ValueError(
                 f"table_learning_rate {self.table_learning_rate:g} times table_decay "
@@ -176,55 +211,22 @@ class TrainConfig(BaseModel):
         )
         return get_model(self.model).parse(self.model_options).features(features)
 
-    def _check_sharded(self) -> None:
-        if self.engine == "sharded":
-            if self.table_decay:
-                raise ValueError(
-                    f"engine 'sharded' has no weight decay of tables, got {self.table_decay:g}; "
-                    f"set table_decay to 0, or use engine 'fused' on one process"
-                )
-            if self.pipeline and self.rewrite_in_loader:
-                raise ValueError(
-                    "pipeline and rewrite_in_loader are both set, but the pipeline rewrites ids "
-                    "ahead by itself; leave one of them out"
-                )
-            return
-        for name in ("sharding", "pipeline", "rewrite_in_loader"):
-            if getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(
-                    f"{name} is for engine 'sharded', got engine {self.engine!r}; leave {name} "
-                    f"out, or change the engine"
-                )
+    def steps_of(self, num_batches: int) -> int:
+        """Steps of an epoch of so many batches."""
+        return -(-num_batches // self.accumulate_steps)
 
     def resolved(self) -> dict[str, Any]:
         """Everything that decides the result, as JSON, without the places of files.
 
-        What does nothing is left out too: a decay of 0, the mode where it changes nothing, and
-        float32.
+        What does nothing is left out too: the fields of ``_OFF`` that are off, and the mode of
+        decay where it changes nothing.
         """
-        idle: set[str] = set()
-        if not self.table_decay:
-            idle = (
-                {"table_decay"} if self.table_optimizer == "adam" else {"table_decay", "decay_mode"}
-            )
-        if self.dense_dtype == "float32":
-            idle = {*idle, "dense_dtype"}
+        idle = {name for name, off in _OFF.items() if getattr(self, name) == off}
+        if not self.table_decay and self.table_optimizer not in ("adam", "amsgrad", "lamb"):
+            idle.add("decay_mode")
         if self.engine != "fused":
-            idle = {*idle, "kernel"}
+            idle.add("kernel")
         fields = self.model_dump(mode="json", exclude=set(_PLACES | _COSMETIC | _LAYOUT | idle))
+        fields["schedule"] = self.schedule.resolved()
         options = get_model(self.model).parse(self.model_options)
         return {**fields, "model_options": options.model_dump(mode="json")}
-
-
-def _check_fused_adam(kernel: str, device: str, decay_mode: str) -> None:
-    if kernel == "fbgemm" or not device.startswith("cpu"):
-        raise ValueError(
-            f"engine 'fused' has 'adam' with kernel 'numba' on device 'cpu' alone, got kernel "
-            f"{kernel!r} and device {device!r}; use these, engine 'eager', or the table optimizer "
-            f"'adagrad', 'rowwise_adagrad' or 'sgd'"
-        )
-    if decay_mode != "touched_rows":
-        raise ValueError(
-            f"under decay_mode {decay_mode!r} 'adam' moves every row in every step, which engine "
-            f"'fused' does not; use decay_mode 'touched_rows', or engine 'eager'"
-        )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from compactrec.benchmarks.config import TrainConfig
-from compactrec.benchmarks.metrics import Metrics
+from compactrec.benchmarks.metrics import Metrics, monitored
 from compactrec.benchmarks.progress import ProgressBar
 from compactrec.benchmarks.result import Evaluation
 
@@ -26,6 +26,8 @@ class History:
     evaluations: list[Evaluation] = field(default_factory=list)
     best: Evaluation | None = None
     evals_since_best: int = 0
+    num_reductions: int = 0
+    """Of the learning rates, on plateaus."""
     stopped: bool = False
 
     def count(self, loss: float, batch_size: int) -> None:
@@ -61,20 +63,24 @@ class History:
         evals = config.evals_per_epoch
         return step * evals // steps_per_epoch != (step - 1) * evals // steps_per_epoch
 
-    def add_evaluation(self, validation: Metrics, patience: int | None) -> bool:
-        """Remember a validation; stop when it is the ``patience``-th in a row without a better AUC.
+    def add_evaluation(self, validation: Metrics, config: TrainConfig) -> bool:
+        """Remember a validation, and what follows when it is not the best so far.
 
-        Returns whether it is the best so far (a tie is not).
+        Then rates are reduced, where the schedule does so on plateaus, and the ``patience``-th in a
+        row stops the run. Returns whether it is the best (a tie is not).
         """
         loss = self.loss_sum / self.loss_steps if self.loss_steps else None
         evaluation = Evaluation(step=self.step, train_loss=loss, validation=validation)
         self.loss_sum, self.loss_steps = 0.0, 0
         self.evaluations.append(evaluation)
-        if self.best is None or validation.auc > self.best.validation.auc:
+        value = monitored(validation, config.monitor)
+        best = None if self.best is None else monitored(self.best.validation, config.monitor)
+        if best is None or config.schedule.is_better(value, best):
             self.best, self.evals_since_best = evaluation, 0
             return True
         self.evals_since_best += 1
-        self.stopped = patience is not None and self.evals_since_best >= patience
+        self.num_reductions = config.schedule.reductions_after(self.num_reductions)
+        self.stopped = config.patience is not None and self.evals_since_best >= config.patience
         return False
 
     def to_json(self) -> dict[str, Any]:

@@ -56,7 +56,8 @@ def load_study(folders: Sequence[Path]) -> Study:
         )
     first = parts[0][1]
     full = next((s.full_serving_bytes for _, s in parts if s.full_serving_bytes), None)
-    return Study(first.data, full, first.config, tuple(cells))
+    protocol = first.protocol if len(parts) == 1 else None
+    return Study(first.data, full, first.config, tuple(cells), protocol)
 
 
 def _from_compare(folder: Path) -> tuple[Path, Study]:
@@ -92,7 +93,8 @@ def _from_compare(folder: Path) -> tuple[Path, Study]:
                 searches=searches,
             )
         )
-    return folder, Study(file.data, file.full_serving_bytes, file.config, tuple(cells))
+    study = Study(file.data, file.full_serving_bytes, file.config, tuple(cells), file.protocol)
+    return folder, study
 
 
 def _from_results(folders: Sequence[Path], comparisons: Sequence[Path]) -> list[tuple[Path, Study]]:

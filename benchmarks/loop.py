@@ -9,20 +9,22 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from compactrec.benchmarks.config import TrainConfig
+from compactrec.benchmarks.history import History
 from compactrec.benchmarks.optimizers import Optimizers
 from compactrec.benchmarks.penalty import EmbeddingPenalty
 from compactrec.benchmarks.processes import Processes
+from compactrec.data.batch import Batch
 from compactrec.data.loader import BatchLoader
 from compactrec.embeddings import CompressedEmbeddingBagCollection
 from compactrec.embeddings.checkpoint_index import TensorSet
 from compactrec.embeddings.checkpoint_optimizer import OptimizerNames
 from compactrec.embeddings.checkpointing import CheckpointFolder
 
-__all__ = ["Done", "Loop", "OneProcess", "make_loop", "predict"]
+__all__ = ["Done", "Loop", "OneProcess", "grouped", "make_loop", "predict"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -42,8 +44,8 @@ class Loop(Protocol):
 
     optimizers: Optimizers
 
-    def steps(self, loader: BatchLoader, step: int) -> Iterator[Done]:
-        """Train on what is left of the loader's epoch, one batch each; ``step`` are done before."""
+    def steps(self, loader: BatchLoader, history: History) -> Iterator[Done]:
+        """Train on what is left of the loader's epoch; whoever asks counts in ``history``."""
 
     def pause(self) -> None:
         """Called before anything but a step uses the model."""
@@ -65,28 +67,38 @@ class OneProcess:
         model: ``(dense, features) -> logits``.
         optimizers: of all that backward leaves.
         penalty: added to the loss.
-        device: of the model.
+        config: the device of the model, and batches per step.
     """
 
     def __init__(
-        self, model: nn.Module, optimizers: Optimizers, penalty: EmbeddingPenalty, device: str
+        self,
+        model: nn.Module,
+        optimizers: Optimizers,
+        penalty: EmbeddingPenalty,
+        config: TrainConfig,
     ) -> None:
         self.optimizers = optimizers
-        self._model, self._penalty, self._device = model, penalty, device
+        self._model, self._penalty, self._config = model, penalty, config
 
-    def steps(self, loader: BatchLoader, step: int) -> Iterator[Done]:
-        """Train on what is left of the loader's epoch, one batch each; ``step`` are done before."""
+    def steps(self, loader: BatchLoader, history: History) -> Iterator[Done]:
+        """Train on what is left of the loader's epoch; whoever asks counts in ``history``."""
         optimizers = self.optimizers
-        for number, batch in enumerate(loader, step + 1):
-            if self._device != "cpu":
-                batch = batch.to(self._device, non_blocking=True)
-            optimizers.set_rates(number)
-            logits = self._model(batch.dense, batch.kjt())
-            loss = binary_cross_entropy_with_logits(logits, batch.labels)
+        for group in grouped(loader, self._config.accumulate_steps):
+            optimizers.set_rates(history.step + 1, history.num_reductions)
             optimizers.zero_grad()
-            (loss + self._penalty.take()).backward()
+            num_rows = sum(batch.batch_size for batch in group)
+            losses = [self._backward(batch, batch.batch_size / num_rows) for batch in group]
             optimizers.step()
-            yield Done(loss.item(), batch.batch_size)
+            yield Done(sum(loss.item() for loss in losses), num_rows)
+
+    def _backward(self, batch: Batch, share: float) -> Tensor:
+        """The part of the step's loss that is this batch's, whose gradients are added up."""
+        if self._config.device != "cpu":
+            batch = batch.to(self._config.device, non_blocking=True)
+        logits = self._model(batch.dense, batch.kjt())
+        loss = binary_cross_entropy_with_logits(logits, batch.labels) * share
+        (loss + self._penalty.take() * share).backward()
+        return loss.detach()
 
     def pause(self) -> None:
         """Nothing to do."""
@@ -116,7 +128,18 @@ def make_loop(
 
         return ShardedLoop(model, embeddings, config, processes)
     penalty = EmbeddingPenalty(embeddings, config.embedding_decay)
-    return OneProcess(model, Optimizers(model, embeddings, config), penalty, config.device)
+    return OneProcess(model, Optimizers(model, embeddings, config), penalty, config)
+
+
+def grouped(loader: BatchLoader, size: int) -> Iterator[list[Batch]]:
+    """``size`` batches each, fewer at the end of an epoch; the loader stands behind each group."""
+    group: list[Batch] = []
+    first = loader.state_dict()["next_batch"]
+    for done, batch in enumerate(loader, first + 1):
+        group.append(batch)
+        if done % size == 0 or done == len(loader):
+            yield group
+            group = []
 
 
 def predict(

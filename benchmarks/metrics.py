@@ -3,14 +3,15 @@
 All take logits and 0/1 labels, shape (N,), and reckon in float64. N is the number of rows.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["Metrics", "auc", "entropy", "evaluate", "logloss"]
+__all__ = ["Metrics", "Monitor", "auc", "entropy", "evaluate", "logloss", "monitored"]
 
+Monitor = Literal["auc", "auc_minus_logloss"]
 Floats = npt.NDArray[np.float64]
 
 
@@ -50,6 +51,11 @@ def evaluate(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Metrics:
         accuracy=float(np.mean((scores > 0) == (truth == 1))),
         num_rows=len(scores),
     )
+
+
+def monitored(metrics: Metrics, monitor: Monitor) -> float:
+    """What a validation is judged by; higher is better."""
+    return metrics.auc - (metrics.logloss if monitor == "auc_minus_logloss" else 0.0)
 
 
 def auc(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:

@@ -11,6 +11,7 @@ from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 
 from compactrec.benchmarks.config import TrainConfig
+from compactrec.benchmarks.lamb import Lamb
 from compactrec.benchmarks.table_optimizer import TableOptimizer
 from compactrec.embeddings import (
     CompressedEmbeddingBagCollection,
@@ -18,17 +19,27 @@ from compactrec.embeddings import (
     dense_parameters,
 )
 
-__all__ = ["Optimizers", "fused_optimizer"]
+__all__ = ["Optimizers", "fused_optimizer", "rates_at"]
 
 
 def fused_optimizer(config: TrainConfig) -> FusedOptimizer | None:
     """What backward applies to tables, under engines ``fused`` and ``sharded``; else None."""
     if config.engine == "eager":
         return None
+    name = config.table_optimizer
+    assert name != "amsgrad"  # the config refuses both
+    assert name != "lamb"
     return FusedOptimizer(
-        name=config.table_optimizer, learning_rate=config.table_learning_rate,
+        name=name, learning_rate=config.table_learning_rate,
         eps=config.table_eps, weight_decay=config.table_decay, decay_mode=config.decay_mode,
     )  # fmt: skip
+
+
+def rates_at(config: TrainConfig, step: int, num_reductions: int) -> tuple[float, float]:
+    """Learning rates of a step: of dense weights, and of tables."""
+    dense, tables = config.dense_learning_rate, config.table_learning_rate
+    rate = config.schedule.rate
+    return rate(dense, step, num_reductions), rate(tables, step, num_reductions)
 
 
 class Optimizers:
@@ -92,18 +103,24 @@ class Optimizers:
 
     def step(self) -> None:
         """Update everything that backward has not updated yet."""
+        if self._eager is not None:
+            self._eager.prepare()
+        if self._config.max_grad_norm is not None:
+            every = [p for o in self._all for group in o.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(every, self._config.max_grad_norm)
         if self._dense is not None:
             self._dense.step()
         if self._eager is not None:
             self._eager.step()
 
-    def set_rates(self, step: int) -> None:
-        """Set the learning rates of ``step`` (1 is the first), where they change."""
-        config = self._config
-        rates = (
-            config.schedule.rate(config.dense_learning_rate, step),
-            config.schedule.rate(config.table_learning_rate, step),
-        )
+    def set_rates(self, step: int, num_reductions: int = 0) -> None:
+        """Set the learning rates of ``step`` (1 is the first), where they change.
+
+        Args:
+            step: that comes next.
+            num_reductions: of the rates, on plateaus so far.
+        """
+        rates = rates_at(self._config, step, num_reductions)
         if rates == self._last_rates:
             return
         self._last_rates = rates
@@ -158,7 +175,15 @@ def _torch_optimizer(
         )
     if name == "adam":
         return torch.optim.Adam(parameters, lr=rate, weight_decay=weight_decay, fused=True)
-    raise ValueError(f"optimizer must be 'sgd', 'adagrad' or 'adam', got {name!r}")
+    if name == "amsgrad":
+        return torch.optim.Adam(
+            parameters, lr=rate, weight_decay=weight_decay, amsgrad=True, fused=True
+        )
+    if name == "lamb":
+        return Lamb(parameters, rate, weight_decay=weight_decay)
+    raise ValueError(
+        f"optimizer must be 'sgd', 'adagrad', 'adam', 'amsgrad' or 'lamb', got {name!r}"
+    )
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -26,6 +26,7 @@ from compactrec.benchmarks.cells import (
 from compactrec.benchmarks.choices import FULL
 from compactrec.benchmarks.load_study import load_study
 from compactrec.benchmarks.png import draw_png
+from compactrec.benchmarks.published import notes_of, published_lines, published_markdown
 from compactrec.benchmarks.study import write_json
 from compactrec.benchmarks.summary import Summary, summarise
 from compactrec.benchmarks.svg import curve_svg, difference_svg
@@ -98,6 +99,7 @@ def markdown_fragment(summary: Summary) -> str:
     )
     missing = [f"* {_plain(line)}" for line in left_out(summary)]
     parts = [*head, *body, "", _plain(caption), *([""] if missing else []), *missing]
+    parts += published_markdown(summary)
     return "\n".join(parts) + "\n"
 
 
@@ -146,6 +148,8 @@ def html_page(summary: Summary) -> str:
         difference=Markup(difference_svg(summary)),
         columns=columns_of(summary),
         lines=[line for _, lines in sections_of(summary) for line in lines],
+        published=published_lines(summary),
+        notes=list(notes_of(summary.protocol)) if summary.protocol else [],
         environment=json.dumps(summary.environment, indent=1),
         config=json.dumps(summary.config, indent=1),
     )

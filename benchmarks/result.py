@@ -83,7 +83,7 @@ class Result(_Frozen):
     test: Metrics | None
     """Of the selected weights; the test split was read once, after training. None in a trial."""
     best_step: int
-    """The step whose weights were selected, by validation AUC."""
+    """The step whose weights were selected, on validation rows."""
     num_steps: int
     """Steps trained."""
     samples_per_second: float

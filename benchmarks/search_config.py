@@ -60,6 +60,17 @@ class SearchConfig(BaseModel):
                 "a supernet is trained without embedding_decay and schedule; leave them out: "
                 f"{self.search}:train.embedding_decay=0"
             )
+        if self.train.accumulate_steps > 1:
+            raise ValueError(
+                f"a supernet is trained with one step per batch, got accumulate_steps "
+                f"{self.train.accumulate_steps}; say {self.search}:train.accumulate_steps=1, and "
+                f"give it a larger train.batch_size"
+            )
+        if self.train.monitor != "auc":
+            raise ValueError(
+                f"a supernet's phases are judged by AUC, got monitor {self.train.monitor!r}; say "
+                f"{self.search}:train.monitor=auc: what trains the plan keeps its own"
+            )
         return self
 
     def resolved(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from compactrec.benchmarks.config import TrainConfig
+from compactrec.benchmarks.history import History
 from compactrec.benchmarks.loop import Done
 from compactrec.benchmarks.optimizers import Optimizers, fused_optimizer
 from compactrec.benchmarks.penalty import EmbeddingPenalty
@@ -61,13 +62,12 @@ class ShardedLoop:
             self._pipeline = InputPipeline(self._trained, self.optimizers, config.device)
         self._position: tuple[int, int] | None = None
 
-    def steps(self, loader: BatchLoader, step: int) -> Iterator[Done]:
-        """Train on what is left of the loader's epoch, one batch each; ``step`` are done before."""
+    def steps(self, loader: BatchLoader, history: History) -> Iterator[Done]:
+        """Train on what is left of the loader's epoch; whoever asks counts in ``history``."""
         epoch, first = loader.epoch, loader.state_dict()["next_batch"]
         batches = self._batches(loader)
         for index in range(first, len(loader)):
-            step += 1
-            self.optimizers.set_rates(step)
+            self.optimizers.set_rates(history.step + 1, history.num_reductions)
             loss = self._step(batches)
             num_rows = min(loader.batch_size, loader.num_rows - index * loader.batch_size)
             self._position = (epoch, index + 1)

@@ -25,6 +25,8 @@ from compactrec.benchmarks.cells import (
     with_tag,
 )
 from compactrec.benchmarks.metrics import Metrics
+from compactrec.benchmarks.protocol_file import load_protocol, protocol_names
+from compactrec.benchmarks.published import published_table
 from compactrec.benchmarks.result import Result
 from compactrec.benchmarks.summary import Summary
 from compactrec.benchmarks.texts import budget_text
@@ -39,6 +41,7 @@ __all__ = [
     "models_table",
     "option_text",
     "plan_table",
+    "protocols_table",
     "result_table",
     "terminal_table",
 ]
@@ -67,6 +70,17 @@ def models_table() -> Table:
     return models
 
 
+def protocols_table() -> Table:
+    """Published protocols: title, models, and how many figures stand beside ours."""
+    table = _table("", ("Protocol", "What it is", "Models", "Figures"), num_right=1)
+    table.columns[0].no_wrap = True
+    for name in protocol_names():
+        protocol = load_protocol(name)
+        figures = sum(len(group.cells) for group in protocol.figures)
+        table.add_row(name, protocol.title, ", ".join(protocol.models), str(figures))
+    return table
+
+
 def _describe(
     table: Table, name: str, entry: Method | Search | Model, options: type[BaseModel]
 ) -> None:
@@ -76,6 +90,9 @@ def _describe(
         what.append(Text(entry.paper, style="dim"))
     schema = options.model_json_schema()
     texts = [option_text(key, field) for key, field in schema.get("properties", {}).items()]
+    if isinstance(entry, Model) and entry.training:
+        given = ", ".join(f"{key} = {value}" for key, value in entry.training.items())
+        texts.append(f"trained with {given}")
     title = Text(name, style="bold")
     if not isinstance(entry, Model) and entry.baseline:
         title.append("\nbaseline", style="dim not bold")
@@ -173,8 +190,10 @@ def result_table(result: Result, folder: Path) -> Table:
     """One finished run."""
     table = _table(f"{folder}: {result.method}, seed {result.seed}", ("", "Validation", "Test"))
     for name in Metrics.model_fields:
-        values = (getattr(result.validation, name), getattr(result.tested, name))
-        texts = [f"{v:,}" if isinstance(v, int) else f"{v:.5f}" for v in values]
+        values = [getattr(split, name, None) for split in (result.validation, result.test)]
+        texts = [
+            f"{v:,}" if isinstance(v, int) else "-" if v is None else f"{v:.5f}" for v in values
+        ]
         table.add_row(name.replace("_", " "), *texts)
     table.add_section()
     table.add_row("serving bytes", "", format_bytes(result.bytes.serving_bytes))
@@ -205,7 +224,9 @@ def terminal_table(summary: Summary, width: int = 160) -> Group:
             table.add_row(*texts, style="bold" if line.reference else "")
         table.add_row()
     notes = [Text(f"* {line}", style="dim") for line in left_out(summary)]
-    return Group(table, *notes, Text(legend_of(summary), style="dim"))
+    group = Group(table, *notes, Text(legend_of(summary), style="dim"))
+    published = published_table(summary)
+    return group if published is None else Group(group, Text(), published)
 
 
 def _table(

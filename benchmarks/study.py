@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from compactrec.benchmarks.protocol_note import ProtocolNote
 from compactrec.benchmarks.result import Result
 from compactrec.benchmarks.search_result import SearchResult
 from compactrec.embeddings.checkpoint_io import write_atomically
@@ -99,6 +100,8 @@ class CompareFile(_Frozen):
     config: dict[str, Any]
     """What every run shares, resolved."""
     cells: tuple[Cell, ...]
+    protocol: ProtocolNote | None = None
+    """The published protocol it was made under."""
 
     @property
     def num_failed(self) -> int:
@@ -151,6 +154,7 @@ class Study:
     full_serving_bytes: int | None
     config: dict[str, Any]
     cells: tuple[StudyCell, ...]
+    protocol: ProtocolNote | None = None
 
 
 def write_json(path: Path, value: object) -> None:

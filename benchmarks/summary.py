@@ -15,6 +15,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from compactrec.benchmarks.choices import FULL
+from compactrec.benchmarks.protocol_note import ProtocolNote
 from compactrec.benchmarks.result import Result
 from compactrec.benchmarks.stats import (
     Difference,
@@ -121,6 +122,7 @@ class Summary(_Frozen):
     environment: dict[str, Any]
     num_resamples: int
     rows: tuple[Row, ...]
+    protocol: ProtocolNote | None = None
 
     @property
     def budgets(self) -> list[int]:
@@ -176,6 +178,7 @@ def summarise(study: Study, baseline: str | None = None, num_resamples: int = 20
         environment=_shared_environment(results),
         num_resamples=num_resamples if draws else 0,
         rows=tuple(rows),
+        protocol=study.protocol,
     )
 
 

@@ -15,11 +15,11 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from compactrec.benchmarks.config import TrainConfig
+from compactrec.benchmarks.lamb import Lamb
+from compactrec.benchmarks.lazy_adam import BETAS, LazyAdam
 from compactrec.embeddings import CompressedEmbeddingBagCollection
 
-__all__ = ["LazyAdam", "TableOptimizer", "TouchedRows"]
-
-BETAS = 0.9, 0.999
+__all__ = ["TableOptimizer", "TouchedRows"]
 
 
 class TouchedRows:
@@ -56,55 +56,13 @@ class TouchedRows:
             self._found.setdefault(self._table_of[key], []).append(piece)
 
 
-class LazyAdam(torch.optim.Optimizer):
-    """Adam on the rows of a batch: the moments and weights of all other rows stay.
-
-    For a row of the batch ``m <- b1 m + (1 - b1) g``, ``v <- b2 v + (1 - b2) g^2`` and
-    ``w <- w - lr m' / (sqrt(v') + eps)`` with ``m' = m / (1 - b1^t)``, ``v' = v / (1 - b2^t)``. The
-    ``t`` of the bias correction counts the steps of the optimizer, not those of the row, as in
-    ``torch.optim.SparseAdam`` (where ``eps`` is added to ``sqrt(v)``). With every row in every
-    batch this is ``torch.optim.Adam``. Bytes: 8 per weight.
-    """
-
-    def __init__(self, parameters: Sequence[nn.Parameter], lr: float, eps: float) -> None:
-        super().__init__(parameters, {"lr": lr, "eps": eps, "betas": BETAS})
-        self._rows: dict[int, Tensor] = {}
-
-    def set_rows(self, rows: dict[int, Tensor]) -> None:
-        """The rows of the next step, without repeats, by the parameter's ``id``."""
-        self._rows = rows
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One step on the rows that were set."""
-        for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    self._update(weight, self._rows[id(weight)], group)
-
-    def _update(self, weight: nn.Parameter, rows: Tensor, group: dict[str, object]) -> None:
-        state = self.state[weight]
-        if not state:
-            state["step"] = torch.zeros(())
-            state["exp_avg"] = torch.zeros_like(weight)
-            state["exp_avg_sq"] = torch.zeros_like(weight)
-        state["step"] += 1
-        assert weight.grad is not None
-        (beta1, beta2), step = BETAS, float(state["step"])
-        g = weight.grad[rows]
-        first = state["exp_avg"][rows].lerp_(g, 1 - beta1)
-        second = state["exp_avg_sq"][rows].mul_(beta2).addcmul_(g, g, value=1 - beta2)
-        state["exp_avg"][rows], state["exp_avg_sq"][rows] = first, second
-        root = (second / (1 - beta2**step)).sqrt_().add_(group["eps"])
-        weight[rows] -= first / root * (group["lr"] / (1 - beta1**step))
-
-
 class TableOptimizer:
     """One torch optimizer for all tables, and the decay around it.
 
-    ``dense_coupled`` is the optimizer's own L2 term; ``dense_decoupled`` scales all rows before the
-    optimizer's step (under Adam: AdamW); ``touched_rows`` adds ``wd w`` to the gradients of the
-    rows of the batch. Adam is lazy under ``touched_rows``, whatever the decay.
+    ``dense_coupled`` is the optimizer's own L2 term, or added to gradients that are clipped;
+    ``dense_decoupled`` scales all rows before the optimizer's step (under Adam: AdamW);
+    ``touched_rows`` adds ``wd w`` to the gradients of the rows of the batch. Adam and AMSGrad are
+    lazy under ``touched_rows``, whatever the decay; LAMB knows this mode alone.
 
     Args:
         collections: where the tables are.
@@ -119,11 +77,12 @@ class TableOptimizer:
         config: TrainConfig,
     ) -> None:
         self._decay, self._mode = config.table_decay, config.decay_mode
+        self._clipped = config.max_grad_norm is not None
         self._weights = list(weights)
         self.torch = _torch_optimizer(config, self._weights)
         self._touched: dict[int, tuple[TouchedRows, str]] = {}
-        lazy = isinstance(self.torch, LazyAdam)
-        if self._mode == "touched_rows" and (self._decay or lazy):
+        by_row = isinstance(self.torch, LazyAdam | Lamb)
+        if self._mode == "touched_rows" and (self._decay or by_row):
             self._touched = _watch(collections, self._weights)
 
     def zero_grad(self) -> None:
@@ -132,12 +91,15 @@ class TableOptimizer:
         self._clear()
 
     @torch.no_grad()
-    def step(self) -> None:
-        """Decay and update."""
+    def prepare(self) -> None:
+        """Decay: what comes before a step, and before gradients are clipped."""
         if self._mode == "touched_rows":
             self._prepare_touched()
         elif self._decay or isinstance(self.torch, torch.optim.Adam):
             self._prepare_dense()
+
+    def step(self) -> None:
+        """Update; :meth:`prepare` was called before."""
         self.torch.step()
         self._clear()
 
@@ -150,6 +112,8 @@ class TableOptimizer:
                 weight.grad = torch.zeros_like(weight)
             if self._mode == "dense_decoupled" and self._decay:
                 weight.mul_(factor)
+            if self._mode == "dense_coupled" and self._clipped:
+                weight.grad.add_(weight, alpha=self._decay)
 
     def _prepare_touched(self) -> None:
         rows = {key: touched.rows(table) for key, (touched, table) in self._touched.items()}
@@ -157,7 +121,7 @@ class TableOptimizer:
             for weight in self._weights:
                 if weight.grad is not None:
                     weight.grad[rows[id(weight)]] += self._decay * weight[rows[id(weight)]]
-        if isinstance(self.torch, LazyAdam):
+        if isinstance(self.torch, LazyAdam | Lamb):
             self.torch.set_rows(rows)
 
     def _clear(self) -> None:
@@ -186,7 +150,9 @@ def _watch(
 
 def _torch_optimizer(config: TrainConfig, weights: list[nn.Parameter]) -> torch.optim.Optimizer:
     rate, eps = config.table_learning_rate, config.table_eps
-    l2 = config.table_decay if config.decay_mode == "dense_coupled" else 0.0
+    inside = config.decay_mode == "dense_coupled" and config.max_grad_norm is None
+    l2 = config.table_decay if inside else 0.0
+    amsgrad = config.table_optimizer == "amsgrad"
     # fused=True: one pass in C++ over all tables.
     match config.table_optimizer:
         case "sgd":
@@ -195,14 +161,16 @@ def _torch_optimizer(config: TrainConfig, weights: list[nn.Parameter]) -> torch.
             return torch.optim.Adagrad(weights, lr=rate, eps=eps, weight_decay=l2, fused=True)
         case "rowwise_adagrad":  # of tables that are replicated
             return RowWiseAdagrad(weights, lr=rate, eps=eps)
-        case "adam" if config.decay_mode == "touched_rows":
-            return LazyAdam(weights, rate, eps)
-        case "adam":
+        case "adam" | "amsgrad" if config.decay_mode == "touched_rows":
+            return LazyAdam(weights, rate, eps, amsgrad=amsgrad)
+        case "adam" | "amsgrad":
             return torch.optim.Adam(
-                weights, lr=rate, betas=BETAS, eps=eps, weight_decay=l2, fused=True
+                weights, lr=rate, betas=BETAS, eps=eps, weight_decay=l2, amsgrad=amsgrad, fused=True
             )
+        case "lamb":
+            return Lamb(weights, rate, eps=eps, by_row=True)
         case name:
             raise ValueError(
-                f"tables with gradients are trained with 'sgd', 'adagrad', 'rowwise_adagrad' or "
-                f"'adam', got {name!r}"
+                f"tables with gradients are trained with 'sgd', 'adagrad', 'rowwise_adagrad', "
+                f"'adam', 'amsgrad' or 'lamb', got {name!r}"
             )

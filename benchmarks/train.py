@@ -5,8 +5,8 @@
 
 The file holds the fields of :class:`~compactrec.benchmarks.config.TrainConfig`. A run that was
 killed goes on from its last checkpoint and ends with the very same weights; a finished one is not
-repeated. The test split is opened once, after training, with the weights of the best validation
-AUC. (The public DLRM code picks its checkpoint on test; numbers made so look better than they are.)
+repeated. The test split is opened once, after training, with the weights of the best validation.
+(The public DLRM code picks its checkpoint on test; numbers made so look better than they are.)
 """
 
 from __future__ import annotations
@@ -27,28 +27,25 @@ from safetensors.numpy import save as tensors_to_bytes
 from torch import nn
 
 from compactrec.benchmarks import snapshot
+from compactrec.benchmarks.board import Board
 from compactrec.benchmarks.calibration import calibrated
 from compactrec.benchmarks.config import TrainConfig
-from compactrec.benchmarks.environment import (
-    describe_environment,
-    library_versions,
-    peak_rss_bytes,
-    reset_peak_rss,
-)
+from compactrec.benchmarks.due import Due
+from compactrec.benchmarks.environment import library_versions, reset_peak_rss
 from compactrec.benchmarks.history import History
 from compactrec.benchmarks.interrupt import Interrupt, RunInterrupted, noted_signals
 from compactrec.benchmarks.loop import Loop, make_loop, predict
 from compactrec.benchmarks.memory import keep_freed_memory
 from compactrec.benchmarks.metrics import Metrics, evaluate
 from compactrec.benchmarks.model import build_model
-from compactrec.benchmarks.plans import method_of, plan_bytes, resolve_plan
+from compactrec.benchmarks.outcome import keep_weights, make_result
+from compactrec.benchmarks.plans import resolve_plan
 from compactrec.benchmarks.processes import Processes, joined
 from compactrec.benchmarks.progress import ProgressBar
 from compactrec.benchmarks.result import (
     MODEL_NAME,
     PLAN_NAME,
     PREDICTIONS_NAME,
-    DataInfo,
     Result,
     finished_result,
 )
@@ -64,20 +61,13 @@ from compactrec.data.loader import BatchLoader
 from compactrec.data.manifest import Manifest
 from compactrec.embeddings import AnyPlan
 from compactrec.embeddings.checkpoint_index import TensorSet
-from compactrec.embeddings.checkpoint_io import copy_atomically, write_atomically, write_tensors
+from compactrec.embeddings.checkpoint_io import write_atomically
 from compactrec.embeddings.checkpointing import CheckpointFolder
 from compactrec.locks import locked
 
-__all__ = [
-    "RunInterrupted",
-    "TrainingCollapsed",
-    "TrainingDiverged",
-    "train",
-]
+__all__ = ["RunInterrupted", "TrainingCollapsed", "TrainingDiverged", "train"]
 
 SHOW_EVERY_SECONDS = 0.5
-ASK_EVERY_STEPS = 16
-"""So many steps go by until several processes ask for the time, and whether one is to end."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -93,9 +83,9 @@ class Run:
     loader: BatchLoader
     validation: BatchLoader
     store: CheckpointFolder
+    due: Due
     history: History = field(default_factory=History)
     best_file: TensorSet | None = None
-    saved_at: float = field(default_factory=time.monotonic)
     started_at: float | None = field(default_factory=time.monotonic)
     """None where the run goes on from a checkpoint."""
     interrupt: Interrupt = field(default_factory=Interrupt)
@@ -174,6 +164,7 @@ def _start(
             config.data, "validation", config.eval_batch_size, shuffle=False, part=part
         ),
         store=store,
+        due=Due(config, processes),
     )
     if (checkpoint := store.load()) is not None:
         names = loop.names()
@@ -186,38 +177,43 @@ def _start(
 
 def _fit(run: Run) -> None:
     config, history = run.config, run.history
-    num_steps = config.epochs * len(run.loader)
-    if not num_steps:
-        _validate(run)
-    quiet = config.quiet or not run.processes.is_first
-    with ProgressBar(config.method or "train", num_steps, quiet) as bar:
+    num_steps = config.epochs * config.steps_of(len(run.loader))
+    is_first = run.processes.is_first
+    quiet = config.quiet or not is_first
+    with (
+        ProgressBar(config.method or "train", num_steps, quiet) as bar,
+        Board(config, history, is_writer=is_first) as board,
+    ):
+        if not num_steps:
+            _validate(run, board)
         while history.epoch < config.epochs and not history.stopped:
-            _train_epoch(run, bar)
+            _train_epoch(run, bar, board)
             if not history.stopped:
                 history.epoch += 1
                 run.loader.set_epoch(history.epoch)
     check_learning(history, config, at_end=True)
 
 
-def _train_epoch(run: Run, bar: ProgressBar) -> None:
+def _train_epoch(run: Run, bar: ProgressBar, board: Board) -> None:
     """What is left of one epoch."""
     config, history = run.config, run.history
     shown_at = 0.0
     started = time.perf_counter()
-    for done in run.loop.steps(run.loader, history.step):
+    for done in run.loop.steps(run.loader, history):
         history.count(done.loss, done.num_rows)
         if not math.isfinite(history.loss_sum):
             raise TrainingDiverged(f"the loss is {done.loss} at {place(history, config)}")
         now = time.perf_counter()
         history.train_seconds += now - started
+        board.stepped(done.loss)
         if now - shown_at > SHOW_EVERY_SECONDS:
             shown_at = now
             history.show(bar)
-        if history.is_evaluation_step(config, len(run.loader)):
-            _validate(run)
+        if history.is_evaluation_step(config, config.steps_of(len(run.loader))):
+            _validate(run, board)
             history.show(bar)
-        asked = _asked_to_end(run)
-        if _checkpoint_is_due(run) or asked:
+        asked = run.due.end(history.step, run.interrupt)
+        if run.due.checkpoint(history.step) or asked:
             _save(run)
         if asked:
             raise RunInterrupted(asked, history.step, run.store.path)
@@ -226,7 +222,7 @@ def _train_epoch(run: Run, bar: ProgressBar) -> None:
         started = time.perf_counter()
 
 
-def _validate(run: Run) -> None:
+def _validate(run: Run, board: Board) -> None:
     """Evaluate, remember the weights if they are the best so far, and decide about stopping."""
     history = run.history
     logits, labels = _predict(run, run.validation)
@@ -235,32 +231,15 @@ def _validate(run: Run) -> None:
             f"a validation prediction is not finite at {place(history, run.config)}"
         )
     logits = calibrated(run.model, run.validation, run.config.device, logits, labels)
-    if history.add_evaluation(evaluate(logits, labels), run.config.patience):
+    if history.add_evaluation(evaluate(logits, labels), run.config):
         old = run.best_file
         name = f"best-{history.step:09d}"
         run.loop.pause()
         run.best_file = run.store.write(name, run.model.state_dict())
         if old is not None and old.name != name:
             run.store.discard(old)
+    board.validated()
     check_learning(history, run.config)
-
-
-def _checkpoint_is_due(run: Run) -> bool:
-    """The same answer in every process, although their clocks differ."""
-    steps, seconds = run.config.checkpoint_every_steps, run.config.checkpoint_every_seconds
-    if steps is not None and run.history.step % steps == 0:
-        return True
-    if seconds is None or (run.processes.size > 1 and run.history.step % ASK_EVERY_STEPS):
-        return False
-    late = time.monotonic() - run.saved_at >= seconds
-    return run.processes.sum([late and run.processes.is_first])[0] > 0
-
-
-def _asked_to_end(run: Run) -> int:
-    """The number of the signal that some process got, the same in all; 0 if there was none."""
-    if run.processes.size > 1 and run.history.step % ASK_EVERY_STEPS:
-        return 0
-    return run.interrupt.agreed(run.processes)
 
 
 def _save(run: Run) -> None:
@@ -270,7 +249,7 @@ def _save(run: Run) -> None:
         run.store, history.step, run.model, loop.optimizers, loop.position(run.loader),
         {"history": history.to_json()}, run.best_file, loop.names(),
     )  # fmt: skip
-    run.saved_at = time.monotonic()
+    run.due.saved()
 
 
 def _predict(run: Run, loader: BatchLoader) -> tuple[Floats, Floats]:
@@ -282,48 +261,20 @@ def _predict(run: Run, loader: BatchLoader) -> tuple[Floats, Floats]:
 def _finish(run: Run, manifest: Manifest, plan: AnyPlan, start: str | None) -> Result:
     """Test the selected weights, once, and write everything down; ``result.json`` comes last."""
     config, history, out = run.config, run.history, run.config.out
-    assert history.best is not None
     assert run.best_file is not None
     test = _test(run) if config.score_test else None
     if config.keep_model:
-        _keep_model(run, run.best_file)
+        keep_weights(run.store, run.best_file, out / MODEL_NAME)
     if run.processes.is_first:
         plan.save(out / PLAN_NAME)
-    result = Result(
-        method=method_of(config, plan),
-        budget_bytes=config.budget_bytes,
-        seed=config.seed,
-        config=config.resolved(),
-        plan=plan.to_json(),
-        data=DataInfo(
-            name=manifest.name, protocol=manifest.protocol, manifest_sha256=manifest.sha256()
-        ),
-        bytes=plan_bytes(config, plan),
-        validation=history.best.validation,
-        test=test,
-        best_step=history.best.step,
-        num_steps=history.step,
-        samples_per_second=history.samples_per_second,
-        train_seconds=history.train_seconds,
+    result = make_result(
+        config, manifest, plan, history, start=start, test=test,
         total_seconds=None if run.started_at is None else time.monotonic() - run.started_at,
-        peak_rss_bytes=peak_rss_bytes(),
-        history=tuple(history.evaluations),
-        environment=describe_environment(torch.get_num_threads()),
-        start_sha256=start,
-    )
+    )  # fmt: skip
     if run.processes.is_first:
         result.save(out)
     run.store.remove()
     return result
-
-
-def _keep_model(run: Run, best: TensorSet) -> None:
-    """Leave the selected weights in one file."""
-    path = run.config.out / MODEL_NAME
-    if len(best.files) == 1:
-        copy_atomically(run.store.path / best.files[0].name, path)
-    elif run.processes.is_first:
-        write_tensors(path, run.store.read(best))
 
 
 def _test(run: Run) -> Metrics:

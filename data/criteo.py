@@ -12,7 +12,7 @@ from compactrec.data.protocol import Protocol
 from compactrec.data.schema import Dense, Label, Layout, Sparse, TableSchema
 from compactrec.data.source import SourceFile
 
-__all__ = ["CRITEO_DENSE", "CRITEO_SPARSE", "criteo_layout", "criteo_schema"]
+__all__ = ["CRITEO_DENSE", "CRITEO_SPARSE", "criteo_columns", "criteo_layout", "criteo_schema"]
 
 CRITEO_DENSE = tuple(f"I{i}" for i in range(1, 14))
 CRITEO_SPARSE = tuple(f"C{i}" for i in range(1, 27))
@@ -36,6 +36,14 @@ def criteo_layout(path: str | Path) -> Layout:
 
 def criteo_schema(path: str | Path, protocol: Protocol) -> TableSchema:
     """The schema of one Criteo file under a protocol."""
+    dense, sparse = criteo_columns(protocol)
+    return TableSchema(
+        name="criteo", layout=criteo_layout(path), label=Label(), dense=dense, sparse=sparse
+    )
+
+
+def criteo_columns(protocol: Protocol) -> tuple[tuple[Dense, ...], tuple[Sparse, ...]]:
+    """The dense and the sparse columns under a protocol."""
     if protocol.dense is None:
         dense: tuple[Dense, ...] = ()
         sparse = [Sparse(name=name, type="bucket") for name in CRITEO_DENSE]
@@ -45,6 +53,4 @@ def criteo_schema(path: str | Path, protocol: Protocol) -> TableSchema:
         sparse = []
     missing = 0 if protocol.oov is None else None
     sparse += [Sparse(name=name, type="hex", missing=missing) for name in CRITEO_SPARSE]
-    return TableSchema(
-        name="criteo", layout=criteo_layout(path), label=Label(), dense=dense, sparse=tuple(sparse)
-    )
+    return dense, tuple(sparse)

@@ -8,6 +8,7 @@ from pathlib import Path
 from compactrec.benchmarks.budgets import format_bytes
 from compactrec.benchmarks.cells import versus_cell
 from compactrec.benchmarks.choices import FULL
+from compactrec.benchmarks.protocol_tables import protocols_markdown
 from compactrec.benchmarks.report import insert_fragment
 from compactrec.benchmarks.speed_tables import (
     kernels_table,
@@ -41,6 +42,7 @@ def derived() -> Iterator[tuple[Path, str, str]]:
     """Every derived part: its file, the name of its section, its content."""
     yield ROOT / "README.md", "methods", methods_table()
     yield ROOT / "docs" / "models.md", "models", models_table()
+    yield ROOT / "docs" / "protocols.md", "protocols", protocols_markdown()
     yield ROOT / "docs" / "searches.md", "searches", searches_tables()
     yield ROOT / "docs" / "searches.md", "planted", planted_table()
     speeds = {
@@ -75,6 +77,8 @@ def models_table() -> str:
         given = model.config().model_dump(mode="json")
         options = ", ".join(f"`{key} = {json.dumps(value)}`" for key, value in given.items())
         formula = model.formula.replace("|", "\\|")
+        trained = ", ".join(f"`{key} = {json.dumps(v)}`" for key, v in model.training.items())
+        options = f"{options}; trained with {trained}" if trained else options
         cells = [f"`{name}`", model.title, f"`{formula}`", options or "-", _linked(model.paper)]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)

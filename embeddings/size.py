@@ -13,9 +13,9 @@ from compactrec.embeddings.sizing import aux_bytes, dense_bytes, table_bytes
 
 __all__ = ["DenseOptimizer", "GroupSize", "SizeReport", "TableOptimizer", "size"]
 
-TableOptimizer = Literal["sgd", "adagrad", "rowwise_adagrad", "adam"]
-DenseOptimizer = Literal["sgd", "adagrad", "adam"]
-_STATES_PER_WEIGHT = {"sgd": 0, "adagrad": 1, "adam": 2}
+TableOptimizer = Literal["sgd", "adagrad", "rowwise_adagrad", "adam", "amsgrad", "lamb"]
+DenseOptimizer = Literal["sgd", "adagrad", "adam", "amsgrad", "lamb"]
+_STATES_PER_WEIGHT = {"sgd": 0, "adagrad": 1, "adam": 2, "amsgrad": 3, "lamb": 2}
 
 
 @dataclass(frozen=True)

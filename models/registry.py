@@ -2,10 +2,10 @@
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from torch import nn
 
 from compactrec.embeddings.config import first_error
@@ -36,6 +36,9 @@ class Model:
     title: str
     paper: str
     formula: str
+    training: Mapping[str, JsonValue] = field(default_factory=dict)
+    """Fields of the training config that this model is trained with unless a person says otherwise:
+    ``{"dense_optimizer": "adagrad"}``. Empty keeps the config's own."""
 
     def parse(self, options: Mapping[str, Any]) -> ModelConfig:
         """The config of a person's options; ``ValueError`` names the model and what there is."""

@@ -16,6 +16,7 @@ import pytest
 from compactrec import __version__, cli
 from compactrec.benchmarks import demo as demo_settings
 from compactrec.benchmarks.config import TrainConfig
+from compactrec.benchmarks.protocol_file import protocol_names
 from compactrec.benchmarks.result import Result
 from compactrec.benchmarks.search_result import SearchResult
 from compactrec.benchmarks.study import CompareFile
@@ -24,9 +25,13 @@ from compactrec.embeddings.search import get_search, search_names
 from compactrec.models import get_model, model_names
 from tests.benchmarks.fake_runs import fake_data, fake_result
 from tests.benchmarks.folder import write_folder
+from tests.benchmarks.made_files import made_criteo
 from tests.cases import SOME, needs_hash
 
-COMMANDS = ("methods", "models", "prepare", "plan", "train", "search", "compare", "report", "demo")
+COMMANDS = (
+    "methods", "models", "protocols", "prepare", "plan", "train", "search", "compare", "report",
+    "demo",
+)  # fmt: skip
 Captured = pytest.CaptureFixture[str]
 
 
@@ -350,6 +355,56 @@ def test_lists_of_methods_may_hold_lists(
     request = caught.value.args[0]
     assert request.methods == ("a:dims=[8,[2,1]]:sign=true", "hash", "b")
     assert request.budgets == ("1/4", "25%", "1MB")
+
+
+def test_protocols_are_listed_with_their_models(capsys: Captured) -> None:
+    code, out, _ = call(capsys, "protocols")
+    assert code == 0
+    for name in protocol_names():
+        assert re.search(rf"^ *{re.escape(name)} ", out, re.MULTILINE), name
+    assert "The DLRM reference on Criteo Kaggle" in out
+
+
+def test_compare_under_a_protocol(
+    capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fake(config: TrainConfig, **_: object) -> Result:
+        return fake_result(config.out, "full", None, config.seed, 0.4, num_rows=300)
+
+    monkeypatch.setattr("compactrec.benchmarks.train.train", fake)
+    raw, out = made_criteo(tmp_path / "train.txt"), tmp_path / "run"
+    words = ("compare", "--protocol", "dlrm-kaggle", "--data", raw, "--out", out, "--seeds", 1)
+    code, _, err = call(capsys, *words, "--batch-size", 64)
+    assert code == 1
+    assert "batch_size 64 instead of 128" in err
+    assert "--allow-changes" in err
+    code, printed, err = call(capsys, *words, "--batch-size", 64, "--allow-changes")
+    assert code == 0, err
+    assert "not comparable: batch_size 64 instead of 128" in printed
+    assert "a sample: 350 of 45,840,617 rows" in printed
+    assert "read by eye off the plot" in printed
+    summary = json.loads((out / "dlrm" / "summary.json").read_text())
+    assert summary["protocol"]["name"] == "dlrm-kaggle"
+    code, _, err = call(capsys, *words[:2], "kaggle", *words[3:])
+    assert code == 1
+    assert "no protocol 'kaggle'; there are" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "give --budget, such as 1/4 or 64MB, or a --protocol that has its own"),
+        (("--budget", "1/4", "--data", "b"), "several --data.*go with --protocol"),
+        (("--budget", "1/4", "--test-file", "b"), "--test-file.*go with --protocol"),
+        (("--budget", "1/4", "--allow-changes"), "--allow-changes go with --protocol"),
+    ],
+)
+def test_what_only_a_protocol_takes(
+    capsys: Captured, tmp_path: Path, words: tuple[str, ...], message: str
+) -> None:
+    code, _, err = call(capsys, "compare", "--data", tmp_path, *words)
+    assert code == 1
+    assert re.search(message, err)
 
 
 def test_compare_then_report_end_to_end(capsys: Captured, tmp_path: Path) -> None:

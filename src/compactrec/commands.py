@@ -22,6 +22,7 @@ from compactrec.options import (
     TrainOptions,
     listed,
     number,
+    only_data,
     train_config,
     with_train_options,
 )
@@ -74,6 +75,14 @@ def models() -> None:
     from compactrec.benchmarks.show import models_table
 
     _console().print(models_table())
+
+
+@app.command()
+def protocols() -> None:
+    """Published protocols: data, models, figures."""
+    from compactrec.benchmarks.show import protocols_table
+
+    _console().print(protocols_table())
 
 
 @app.command()
@@ -262,8 +271,11 @@ def search(
 @app.command()
 @with_train_options
 def compare(
-    data: Data,
-    budget: Annotated[list[str], Option(help=BUDGET + " Several: 1/4,1/16.")],
+    data: Annotated[
+        list[Path],
+        Option(help="Data folder, as `prepare` makes it; with --protocol also raw files."),
+    ],
+    budget: Annotated[list[str] | None, Option(help=BUDGET + " Several: 1/4,1/16.")] = None,
     methods: Annotated[
         str,
         Option(
@@ -271,8 +283,24 @@ def compare(
             "are added. [all methods]"
         ),
     ] = "",
-    seeds: Annotated[int, Option(min=1, help="Seeds per method and budget.")] = 3,
+    seeds: Annotated[int | None, Option(min=1, help="Seeds per method and budget. [3]")] = None,
     out: Annotated[Path, Option(help="Folder of the comparison.")] = Path("runs/compare"),
+    protocol: Annotated[
+        str | None,
+        Option(
+            help="Published protocol, see `protocols`: it fixes data and training.", metavar="NAME"
+        ),
+    ] = None,
+    validation_file: Annotated[
+        list[Path] | None, Option(help="With --protocol: raw file with the validation rows.")
+    ] = None,
+    test_file: Annotated[
+        list[Path] | None, Option(help="With --protocol: raw file with the test rows.")
+    ] = None,
+    allow_changes: Annotated[
+        bool,
+        Option("--allow-changes", help="With --protocol: change what it fixes, and list that."),
+    ] = False,
     tune: Annotated[
         int, Option(min=1, help="Settings tried for each method, chosen on validation.")
     ] = 1,
@@ -287,22 +315,49 @@ def compare(
 
     Every method gets at most the budget, and the baselines are always beside those asked for.
     Finished runs are not made again, and one that was interrupted goes on. A report is written at
-    the end.
+    the end. With --protocol every model of it (or --model) is trained as published, and the
+    published figures stand beside.
     """
     from compactrec.benchmarks.compare import CompareRequest
     from compactrec.benchmarks.compare import compare as run
     from compactrec.benchmarks.report import write_report
+    from compactrec.benchmarks.study import CompareFile
 
-    base = options.train_config(data, out)
-    request = CompareRequest(
-        methods=listed([methods]), budgets=listed(budget), num_seeds=seeds, num_trials=tune,
-        num_jobs=jobs,
-    )  # fmt: skip
     console = _console()
-    file = run(request, base, console=console)
-    _show_report(write_report([out], out, baseline=baseline), console)
-    if failed := file.num_failed:
+    asked = {"methods": listed([methods]), "budgets": listed(budget or []), "num_trials": tune}
+    asked |= {"num_jobs": jobs, "num_seeds": seeds}
+    if protocol is not None:
+        files = {"train": data, "validation": validation_file or [], "test": test_file or []}
+        asked |= {"files": {k: v for k, v in files.items() if v}, "out": out}
+        folders = _run_protocol(protocol, asked, options, allow_changes, console)
+    else:
+        folder = only_data(data, budget, validation_file, test_file, allow_changes)
+        request = CompareRequest.model_validate({k: v for k, v in asked.items() if v is not None})
+        run(request, options.train_config(folder, out), console=console)
+        folders = [out]
+    for folder in folders:
+        _show_report(write_report([folder], folder, baseline=baseline), console)
+    if failed := sum(CompareFile.load(folder).num_failed for folder in folders):
         raise ValueError(f"{failed} run(s) failed, see above; the same command tries them again")
+
+
+def _run_protocol(
+    name: str, asked: dict[str, Any], options: TrainOptions, allow_changes: bool, console: Console
+) -> list[Path]:
+    from compactrec.benchmarks.protocol_file import load_protocol
+    from compactrec.benchmarks.protocol_run import ProtocolRequest, run_protocol
+    from compactrec.data.progress import progress_bar
+
+    changes = options.given()
+    model = changes.pop("model", None)
+    request = ProtocolRequest.model_validate(
+        {
+            **asked, "changes": changes, "allow_changes": allow_changes,
+            "models": [] if model is None else [model],
+        }
+    )  # fmt: skip
+    with progress_bar() as progress:
+        return run_protocol(load_protocol(name), request, progress=progress, console=console)
 
 
 @app.command()

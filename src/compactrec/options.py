@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,6 +24,7 @@ __all__ = [
     "TrainOptions",
     "listed",
     "number",
+    "only_data",
     "train_config",
     "with_train_options",
 ]
@@ -59,7 +60,8 @@ class TrainOptions:
     table_optimizer: Annotated[
         str | None,
         Option(
-            help="sgd, adagrad, rowwise_adagrad, or adam (lazy, on CPU). [adagrad]",
+            help="sgd, adagrad, rowwise_adagrad, or adam (lazy, on CPU); with engine eager "
+            "also amsgrad and lamb. [adagrad]",
             metavar="NAME",
         ),
     ] = None
@@ -89,6 +91,9 @@ class TrainOptions:
     num_threads: Annotated[
         int | None, Option("--threads", min=1, help="Threads per run. [all cores]")
     ] = None
+    tensorboard: Annotated[
+        bool | None, Option("--tensorboard", help="Write curves of training into the run's folder.")
+    ] = None
     config: ConfigFile = None
 
     def train_config(
@@ -100,6 +105,12 @@ class TrainOptions:
         return train_config(
             file, {**fields, "data": data, "out": out, "seed": seed, "start": start}
         )
+
+    def given(self) -> dict[str, Any]:
+        """What was asked for: the fields of the TOML file, then the options that are not None."""
+        fields = asdict(self)
+        file = fields.pop("config")
+        return {**_fields_of(file), **{k: v for k, v in fields.items() if v is not None}}
 
     def model_words(self) -> str:
         """The options that decide which model is trained, as they stand on a command line."""
@@ -126,18 +137,21 @@ def with_train_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def train_config(file: Path | None, options: Mapping[str, object]) -> TrainConfig:
     """Defaults, then the fields of the TOML file, then the options that are not None."""
-    import tomllib
-
     from compactrec.benchmarks.config import TrainConfig
 
-    fields: dict[str, Any] = {}
-    if file is not None:
-        try:
-            fields = tomllib.loads(file.read_text(encoding="utf-8"))
-        except tomllib.TOMLDecodeError as error:
-            raise ValueError(f"{file} is not valid TOML: {error}") from error
     given = {name: value for name, value in options.items() if value is not None}
-    return TrainConfig.model_validate({**fields, **given, "method": "full"})
+    return TrainConfig.model_validate({**_fields_of(file), **given, "method": "full"})
+
+
+def _fields_of(file: Path | None) -> dict[str, Any]:
+    import tomllib
+
+    if file is None:
+        return {}
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{file} is not valid TOML: {error}") from error
 
 
 def listed(texts: Iterable[str]) -> tuple[str, ...]:
@@ -157,3 +171,20 @@ def listed(texts: Iterable[str]) -> tuple[str, ...]:
 def number(text: str) -> str | int:
     """A whole number where the text is one."""
     return int(text) if text.isdigit() else text
+
+
+def only_data(
+    data: Sequence[Path], budget: object, validation: object, test: object, allow_changes: bool
+) -> Path:
+    """The data folder of a comparison without a protocol.
+
+    Raises ValueError where there is no budget, or what only a protocol can use was given.
+    """
+    if validation or test or allow_changes or len(data) != 1:
+        raise ValueError(
+            "several --data, --validation-file, --test-file and --allow-changes go with "
+            "--protocol; without one give one data folder, as 'compactrec prepare' makes it"
+        )
+    if not budget:
+        raise ValueError("give --budget, such as 1/4 or 64MB, or a --protocol that has its own")
+    return data[0]

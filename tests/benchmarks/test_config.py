@@ -1,5 +1,6 @@
 """The training config and the learning-rate schedule: what is allowed, and what they resolve to."""
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,14 @@ def test_example_configs_parse(path: Path) -> None:
     TrainConfig.model_validate({**places, **tomllib.loads(path.read_text())})
 
 
+def test_the_documented_training_config_parses() -> None:
+    text = (CONFIGS[0].parents[2] / "docs" / "training.md").read_text()
+    blocks = re.findall(r"^```toml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    made = config(**tomllib.loads("\n".join(blocks)))  # as one file
+    assert made.schedule.plateau_factor == 0.1
+    assert made.accumulate_steps * made.batch_size == 10_000
+
+
 def test_round_trip_through_json() -> None:
     given = config(bottom=(8, 4), options={"operation": "product"}, method="hash", budget_bytes=9)
     assert TrainConfig.model_validate_json(given.model_dump_json()) == given
@@ -38,14 +47,24 @@ def test_round_trip_through_json() -> None:
 
 def test_resolved_leaves_out_places_and_cosmetics_alone() -> None:
     everything = set(TrainConfig.model_fields)
-    decayed = config(table_decay=0.1, dense_dtype="bfloat16")
-    left_out = everything - set(decayed.resolved())
+    off = {
+        "table_decay": 0.1,
+        "accumulate_steps": 2,
+        "max_grad_norm": 10,
+        "monitor": "auc_minus_logloss",
+    }
+    all_on = config(engine="eager", dense_dtype="bfloat16", **off)
+    left_out = everything - set(all_on.resolved()) - {"kernel"}
     assert left_out == {
-        "data", "out", "plan", "start", "quiet", "keep_model",
+        "data", "out", "plan", "start", "quiet", "keep_model", "tensorboard",
         "checkpoint_every_seconds", "checkpoint_every_steps",
         "sharding", "pipeline", "rewrite_in_loader",
     }  # fmt: skip
-    assert "dense_dtype" not in config().resolved()  # as in results from before there was one
+    assert config().resolved()["schedule"].keys() == {
+        "warmup_steps", "decay_start_step", "num_decay_steps",
+    }  # fmt: skip
+    # As in results from before there were these:
+    assert not {*off, "dense_dtype"} & set(config(engine="eager").resolved())
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ KINDS = [
     ("eager", "sgd"),
     ("eager", "adagrad"),
     ("eager", "adam"),
+    ("eager", "amsgrad"),
     ("fused", "sgd"),
     ("fused", "adagrad"),
     ("fused", "rowwise_adagrad"),
@@ -34,7 +35,7 @@ KINDS = [
     ("fbgemm", "rowwise_adagrad"),
 ]
 """Engine, or kernel of the fused engine, and optimizer."""
-LAZY_ADAM = ("fused", "adam")
+LAZY = [("fused", "adam"), ("eager", "lamb")]
 """Under ``touched_rows`` alone."""
 each_mode = pytest.mark.parametrize("mode", MODES)
 each_kind = pytest.mark.parametrize(("engine", "optimizer"), KINDS)
@@ -161,7 +162,10 @@ def reference(optimizer: str, mode: str, decay: float, weighted: bool) -> dict[s
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
 @pytest.mark.parametrize(
     ("engine", "optimizer", "mode"),
-    [*((*kind, mode) for kind in KINDS for mode in MODES), (*LAZY_ADAM, "touched_rows")],
+    [
+        *((*kind, mode) for kind in KINDS for mode in MODES),
+        *((*kind, "touched_rows") for kind in LAZY),
+    ],
 )
 def test_many_steps_equal_the_literal_table(
     engine: str, optimizer: str, mode: str, weighted: bool

@@ -7,7 +7,7 @@ import torch
 
 from compactrec.embeddings import Feature, FullConfig, Group, Plan
 from tests.benchmarks.snapshots import put_back, save
-from tests.benchmarks.test_decay import KINDS, LAZY_ADAM, MODES, build, run, settings, weights
+from tests.benchmarks.test_decay import KINDS, LAZY, MODES, build, run, settings, weights
 from tests.contract.support import Batch
 
 SEEN, UNSEEN = (0, 1, 2), (3, 4, 5)
@@ -75,7 +75,7 @@ LONG = [("eager", "adam"), ("fused", "rowwise_adagrad"), ("fbgemm", "sgd")]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("engine", "optimizer"), [*KINDS, LAZY_ADAM])
+@pytest.mark.parametrize(("engine", "optimizer"), [*KINDS, *LAZY])
 def test_under_touched_rows_unseen_rows_live(engine: str, optimizer: str) -> None:
     """With a decay that would kill them, see above: 10,000 steps of each engine, some of others."""
     decay = 0.2 if optimizer == "sgd" else 1e-3
@@ -123,7 +123,10 @@ def test_fused_adagrad_kills_unseen_rows_like_a_dense_pass(optimizer: str) -> No
 
 @pytest.mark.parametrize(
     ("engine", "optimizer", "mode"),
-    [*((*kind, mode) for kind in KINDS for mode in MODES), (*LAZY_ADAM, "touched_rows")],
+    [
+        *((*kind, mode) for kind in KINDS for mode in MODES),
+        *((*kind, "touched_rows") for kind in LAZY),
+    ],
 )
 def test_a_run_goes_on_bit_by_bit(tmp_path: Path, engine: str, optimizer: str, mode: str) -> None:
     """Saving leaves no trace, and what rows have missed is in what is saved."""
@@ -159,6 +162,15 @@ def test_a_run_goes_on_bit_by_bit(tmp_path: Path, engine: str, optimizer: str, m
             "'dense_coupled' 'adam' moves every row in every step, which engine 'fused' does not",
         ),
         ({"engine": "eager", "table_optimizer": "rowwise_adagrad"}, "has no 'rowwise_adagrad'"),
+        ({"engine": "fused", "table_optimizer": "lamb"}, "engine 'fused' has no 'lamb': no kernel"),
+        (
+            {"engine": "sharded", "table_optimizer": "amsgrad"},
+            "'amsgrad': .* use engine 'eager', o",
+        ),
+        (
+            {"engine": "eager", "table_optimizer": "lamb", "decay_mode": "dense_decoupled"},
+            "'dense_decoupled' 'lamb' would move a row that no batch holds .* use decay_mode 'tou",
+        ),
         ({"table_learning_rate": 0.5, "table_decay": 2.0}, "must be below 1, or a step takes more"),
         ({"decay_mode": "sparse"}, "dense_coupled"),
     ],

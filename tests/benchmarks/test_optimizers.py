@@ -113,9 +113,11 @@ def test_each_rate_reaches_its_own_weights(engine: str) -> None:
         ("fused", "sgd"),
         ("fused", "adagrad"),
         ("fused", "rowwise_adagrad"),
+        ("eager", "amsgrad"),
+        ("eager", "lamb"),
     ],
 )
-@pytest.mark.parametrize("dense_optimizer", ["sgd", "adagrad", "adam"])
+@pytest.mark.parametrize("dense_optimizer", ["sgd", "adagrad", "adam", "amsgrad", "lamb"])
 def test_a_snapshot_goes_on_bit_by_bit(
     tmp_path: Path, engine: str, table_optimizer: str, dense_optimizer: str
 ) -> None:

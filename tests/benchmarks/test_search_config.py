@@ -60,6 +60,17 @@ def test_what_supernets_do_without_is_refused(
         search_for(base, "magnitude", ())
 
 
+def test_what_supernets_have_one_way_of_is_refused(data: Path, tmp_path: Path) -> None:
+    base = base_config(data, tmp_path, engine="eager", accumulate_steps=4)
+    with pytest.raises(ValueError, match="got accumulate_steps 4; say magnitude:tr"):
+        search_for(base, "magnitude", ())
+    assert search_for(base, "magnitude:train.accumulate_steps=1", ()).train.accumulate_steps == 1
+    judged = base_config(data, tmp_path, monitor="auc_minus_logloss")
+    with pytest.raises(ValueError, match="judged by AUC, got monitor 'auc_minus_logloss'; say mag"):
+        search_for(judged, "magnitude", ())
+    assert search_for(judged, "magnitude:train.monitor=auc", ()).train.monitor == "auc"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -386,7 +386,15 @@ RUNS: dict[str, dict[str, Any]] = {
         "schedule": {"warmup_steps": 10, "decay_start_step": 20, "num_decay_steps": 20},
     },
     "rowwise": {"table_optimizer": "rowwise_adagrad", "dense_optimizer": "adagrad"},
-    "eager": {"engine": "eager", "dense_optimizer": "sgd", "dense_learning_rate": 0.1},
+    "eager": {
+        "engine": "eager",
+        "dense_optimizer": "sgd",
+        "dense_learning_rate": 0.1,
+        "batch_size": 16,
+        "accumulate_steps": 4,
+        "max_grad_norm": 0.1,
+        "schedule": {"plateau_factor": 0.5, "plateau_min_delta": 0.02},
+    },
 }
 
 

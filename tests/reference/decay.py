@@ -14,10 +14,14 @@ Rules:
     rowwise_adagrad   s <- s + mean(g^2);  w <- w - lr g / (sqrt(s) + eps)        one s per row
     adam              m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2;
                       w <- w - lr m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps)   t: steps so far
+    amsgrad           adam, where the largest v so far stands for v in the step
+    lamb              lamb.py, without a decay of its own; touched_rows alone
 """
 
 import math
 from collections.abc import Mapping
+
+from tests.reference.lamb import lamb_step
 
 __all__ = ["DecayedTable"]
 
@@ -32,6 +36,7 @@ class DecayedTable:
         self.name, self.mode, self.wd, self.eps = name, mode, wd, eps
         self.first = [[0.0] * len(row) for row in rows]
         self.second = [[0.0] * len(row) for row in rows]
+        self.largest = [[0.0] * len(row) for row in rows]
         self.time = 0
 
     def step(self, gradients: Mapping[int, Row], lr: float) -> None:
@@ -43,7 +48,7 @@ class DecayedTable:
                 continue
             if self.mode == "dense_decoupled":
                 row[:] = [w * (1 - lr * self.wd) for w in row]
-                if r not in gradients and self.name != "adam":
+                if r not in gradients and self.name not in ("adam", "amsgrad"):
                     continue
             else:
                 g = [x + self.wd * w for x, w in zip(g, row, strict=True)]
@@ -51,15 +56,20 @@ class DecayedTable:
 
     def _rule(self, r: int, g: Row, lr: float) -> None:
         row, m, v = self.rows[r], self.first[r], self.second[r]
+        if self.name == "lamb":
+            lamb_step(row, m, v, g, self.time, lr, self.eps)
+            return
         mean = sum(x * x for x in g) / len(g)
         for j, x in enumerate(g):
             if self.name == "sgd":
                 row[j] -= lr * x
-            elif self.name == "adam":
+            elif self.name in ("adam", "amsgrad"):
                 m[j] = 0.9 * m[j] + 0.1 * x
                 v[j] = 0.999 * v[j] + 0.001 * x * x
+                self.largest[r][j] = max(self.largest[r][j], v[j])
+                second = v[j] if self.name == "adam" else self.largest[r][j]
                 unbiased = m[j] / (1 - 0.9**self.time)
-                root = math.sqrt(v[j] / (1 - 0.999**self.time))
+                root = math.sqrt(second / (1 - 0.999**self.time))
                 row[j] -= lr * unbiased / (root + self.eps)
             else:
                 v[j] += mean if self.name == "rowwise_adagrad" else x * x
