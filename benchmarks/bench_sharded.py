@@ -3,12 +3,16 @@ r"""Training steps of a sharded DLRM on one and on two processes, side by side i
     python benchmarks/bench_sharded.py --out benchmarks/results/sharded.json
 
 The model and data of ``bench_training``: 26 features of the Criteo Kaggle sizes with 0.9M ids in
-all, width 16, batches of 4096 for all processes together, one thread each. ``fused_1`` is the loop
-without process groups; ``sharded_1`` and ``sharded_2`` the sharded loop, tables table-wise over
-gloo; ``fused_2`` two processes that exchange nothing, each with all tables and half of the batch:
-what the machine itself gives for two processes, so a bound of ``sharded_2``. All processes are
-there from the start and take turns, group by group; a turn begins with a step that does not count,
-as in ``bench_training``. Of every process:
+all, width 16, batches of 4096 for all processes together, one thread each.
+
+* ``fused_1``: the loop without process groups;
+* ``fused_2``: two processes that exchange nothing, each with all tables and half of the batch: what
+  the machine itself gives for two processes, so a bound of ``sharded_2``;
+* ``sharded_1``, ``sharded_2``: the sharded loop, tables table-wise over gloo; ``pipelined``
+  exchanges the ids of the next batch while this one computes.
+
+All processes are there from the start and take turns, group by group; a turn begins with a step
+that does not count, as in ``bench_training``. Of every process:
 
 * ``planned_bytes``: weights and optimizer state, as ``plan --ranks`` says beforehand;
 * ``held_bytes``: the same, summed over the tensors that it has;
@@ -64,7 +68,11 @@ __all__ = ["Entrant", "main", "measure"]
 
 SHARDING = Sharding(default=TableSharding(kind="table_wise"))
 METHODS = ("full", "hash", "compositional", "mixed")
-LAYOUTS = (("fused", 1), ("fused", 2), ("sharded", 1), ("sharded", 2))
+LAYOUTS = (
+    ("fused", 1, False), ("fused", 2, False), ("sharded", 1, False), ("sharded", 2, False),
+    ("sharded", 2, True),
+)  # fmt: skip
+"""Engine, processes, and whether the input is pipelined."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,8 @@ class Entrant:
     @property
     def name(self) -> str:
         """As in the result file."""
-        return f"{self.method}_{self.engine}_{self.num_processes}"
+        end = "_pipelined" if self.pipeline else ""
+        return f"{self.method}_{self.engine}_{self.num_processes}{end}"
 
     def plan(self, setting: Setting) -> Plan:
         """Full tables, or a quarter of their bytes."""
@@ -94,7 +103,7 @@ class Entrant:
         """The default config in this layout."""
         sharded = self.engine == "sharded"
         changes = {
-            "engine": self.engine, "pipeline": sharded and self.pipeline,
+            "engine": self.engine, "pipeline": self.pipeline,
             "sharding": SHARDING if sharded else Sharding(),
         }  # fmt: skip
         return setting.config().model_copy(update=changes)
@@ -262,7 +271,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--steps", type=int, default=4, help="steps of a turn")
     parser.add_argument("--methods", nargs="+", choices=method_names(), default=list(METHODS))
-    parser.add_argument("--pipeline", action="store_true", help="torchrec's input pipeline")
     parser.add_argument("--quick", action="store_true", help="full tables at a toy size")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -273,7 +281,7 @@ def main() -> None:
     setting, methods, rounds = Setting(features, args.batch), args.methods, args.rounds
     if args.quick:
         setting, methods, rounds = Setting(features, 256, (32,), (32, 1)), ["full"], 2
-    entrants = [Entrant(m, engine, n, args.pipeline) for m in methods for engine, n in LAYOUTS]
+    entrants = [Entrant(method, *layout) for method in methods for layout in LAYOUTS]
     rows = measure(entrants, setting, rounds=rounds, steps=args.steps)
     for name, row in rows.items():
         ratios = [f"{v:5.2f} x {k[13:]}" for k, v in row.items() if k.startswith("speed")]
@@ -287,7 +295,6 @@ def main() -> None:
             "num_ids": sum(sizes),
             "rounds": rounds,
             "steps": args.steps,
-            "pipeline": args.pipeline,
             "rows": rows,
         }
         args.out.parent.mkdir(parents=True, exist_ok=True)
