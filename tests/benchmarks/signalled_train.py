@@ -4,6 +4,7 @@ The environment says which, after which step, and to which process of torchrun; 
 """
 
 import os
+import signal
 import sys
 
 from compactrec.benchmarks.history import History
@@ -12,6 +13,7 @@ from compactrec.cli import main
 
 def run() -> int:
     """The command line's words; without a signal where the environment names none."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a job of the background
     words = os.environ["SIGNALLED"].split()
     if words:
         _signal_at(*(int(word) for word in words))
