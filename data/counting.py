@@ -47,6 +47,12 @@ class ColumnRules:
         """Whether the tokens of all rows are counted and numbered."""
         return self.protocol.counted == "all"
 
+    @property
+    def counts_decide(self) -> bool:
+        """Whether a token's count has any say in its id."""
+        ordered = self.protocol.order == "frequency"
+        return ordered or self.min_count > 1 or self.most is not None
+
     def keys(self, chunk: ChunkTokens) -> np.ndarray:
         """The chunk's keys as they are numbered."""
         keys = chunk.keys()
@@ -83,7 +89,7 @@ class Piece:
     counts: Segment
     """Training occurrences."""
     totals: Segment
-    """Occurrences that decide on ids: all, or those in training."""
+    """Occurrences that decide on ids: all, or those in training where these do (or none do)."""
     first: Segment
     """Orders tokens by first appearance; see `_appearance`. `_NEVER` = not in training."""
     ids: Segment
@@ -119,7 +125,7 @@ def scatter(rules: ColumnRules, chunks: Sequence[ChunkTokens], spool: Spool) -> 
                 keys=spool.append(keys[order]),
                 counts=counts,
                 totals=spool.append(_all_counts(chunk, len(keys))[order])
-                if rules.counts_all
+                if rules.counts_all and rules.counts_decide
                 else counts,
                 first=spool.append(first[order]),
                 ids=spool.reserve(len(keys), np.dtype(np.int64)),

@@ -90,7 +90,7 @@ class Encoder:
 
     def _rules(self, spec: Sparse) -> ColumnRules:
         mode = spec.mode or self._options.mode
-        fixed = None if spec.mode is not None else self._protocol.min_count
+        fixed = self._protocol.min_count
         min_count = 1
         if fixed is not None:
             mode, min_count = "min_count", fixed

@@ -127,6 +127,8 @@ def _cut(
 
 def _kept(rules: ColumnRules, keys: np.ndarray, totals: np.ndarray) -> np.ndarray:
     """Which tokens of a part get an id of their own, as far as their own count decides."""
+    if not rules.counts_decide:
+        return np.arange(len(keys))
     keep = totals >= max(rules.min_count, 1)
     if rules.missing_key is not None:
         keep &= keys != np.uint64(rules.missing_key)
