@@ -13,9 +13,10 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from compactrec.benchmarks.budgets import parse_budget
-from compactrec.benchmarks.choices import FULL, parse_choice
+from compactrec.benchmarks.choices import FULL
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.data.protocol import get_protocol
+from compactrec.models.registry import get_model
 
 __all__ = [
     "FigureCell",
@@ -90,7 +91,6 @@ class FigureCell(_Frozen):
                 f"a figure of full tables has no budget and every other one has, got method "
                 f"{self.method!r} and budget {self.budget!r}"
             )
-        parse_choice(self.method)
         if self.budget is not None:
             parse_budget(self.budget)
         return self
@@ -123,7 +123,8 @@ class ProtocolFile(_Frozen):
     models: dict[str, dict[str, JsonValue]] = Field(min_length=1)
     """Model -> its options, and the fields of training that differ for it."""
     methods: tuple[str, ...] = ()
-    """Methods it compares beside the full tables; none: it is about models."""
+    """Methods it compares beside the full tables; none: it is about models. They are looked up when
+    it is run, so that the file can be read without them."""
     budgets: tuple[str, ...] = ()
     seeds: int = Field(default=3, ge=1)
     caveats: tuple[str, ...] = ()
@@ -134,8 +135,6 @@ class ProtocolFile(_Frozen):
     def _check(self) -> Self:
         if bool(self.methods) != bool(self.budgets):
             raise ValueError("methods and budgets go together; give both or neither")
-        for text in self.methods:
-            parse_choice(text)
         for model in self.models:
             self.config(model, Path("data"), Path("out"))
         for figures in self.figures:
@@ -158,7 +157,9 @@ class ProtocolFile(_Frozen):
             raise ValueError(
                 f"protocol {self.name!r} is about {', '.join(self.models)}, got model {model!r}"
             )
-        fields = {**self.train, **self.models[model], **(changes or {})}
+        # What a model states of its own training is no part of a published protocol.
+        plain = {k: TrainConfig.model_fields[k].get_default() for k in get_model(model).training}
+        fields = {**plain, **self.train, **self.models[model], **(changes or {})}
         taken = sorted(set(fields) & set(_NOT_FIXED))
         if taken:
             raise ValueError(f"{taken} are not for a protocol to fix; leave them out")

@@ -16,11 +16,15 @@ import pyarrow as pa
 from compactrec.data.hashing import string_keys
 from compactrec.data.parse import BadRow, Rows, shown
 from compactrec.data.schema import Dense, Label, Sparse, TableSchema
+from compactrec.data.transforms import bucketed, time_part
 
 __all__ = ["Chunk", "SparseChunk", "convert"]
 
 _MISSING: dict[str, float | str] = {"hex": -1, "bucket": 0, "string": ""}
-_DTYPES = {"float": pl.Float64, "int": pl.Int64, "bucket": pl.Float64}
+_TIMES = ("hour", "weekday", "weekend")
+_DTYPES = {"float": pl.Float64, "int": pl.Int64, "bucket": pl.Float64} | dict.fromkeys(
+    _TIMES, pl.Int64
+)
 _WORTH_THREADS = 10_000
 _RAW_LABEL, _LABEL, _DENSE, _SPARSE = "raw label", "label", "dense ", "sparse "
 _WORDS = {
@@ -29,7 +33,7 @@ _WORDS = {
     "int": "a whole number of 64 bits",
     "hex": "hexadecimal below 2^32",
     "string": "text",
-}
+} | dict.fromkeys(_TIMES, "a time YYMMDDHH")
 
 
 @dataclass
@@ -182,8 +186,7 @@ def _dense(raw: pl.Series, value: pl.Series, spec: Dense, reasons: _Reasons) -> 
 
 def _single(raw: pl.Series, values: pl.Series, spec: Sparse, reasons: _Reasons) -> _Column:
     """One token per row."""
-    if spec.type == "bucket":
-        values = _bucket(values)
+    values = _derived(values, spec)
     if values.null_count():
         wrong = values.is_null().to_numpy()
         _report(raw, wrong, f"field {_field(spec)!r} must be {_WORDS[spec.type]}", reasons)
@@ -206,8 +209,7 @@ def _list(raw: pl.Series, spec: Sparse, reasons: _Reasons) -> _Column:
         lengths = np.minimum(lengths, spec.max_bag).astype(np.int32)
     texts = lists.filter(pl.Series(lengths > 0)).explode()
     values = pl.select(_token(pl.lit(texts), spec)).to_series()
-    if spec.type == "bucket":
-        values = _bucket(values)
+    values = _derived(values, spec)
     if values.null_count():
         wrong = np.zeros(len(raw), dtype=bool)
         wrong[np.repeat(np.arange(len(raw)), lengths)[values.is_null().to_numpy()]] = True
@@ -216,15 +218,18 @@ def _list(raw: pl.Series, spec: Sparse, reasons: _Reasons) -> _Column:
     return _Column(spec, values, lengths, truncated)
 
 
-def _bucket(values: pl.Series) -> pl.Series:
-    """Numbers -> buckets; null stays null, and so does what is not finite."""
-    number = values.to_numpy()
-    finite = np.isfinite(number)
-    safe = np.where(finite, number, 0.0)
-    large = np.floor(np.log(np.maximum(safe, 1.0)) ** 2)
-    result = np.where(safe > 2, large, np.trunc(np.maximum(safe, -(2.0**62)))).astype(np.int64)
-    buckets = pl.Series(result)
-    return buckets if finite.all() else buckets.set(pl.Series(~finite), None)
+def _derived(values: pl.Series, spec: Sparse) -> pl.Series:
+    """Tokens that are made from what the field holds; null stays null, and so does what is none."""
+    if spec.type == "bucket":
+        number = values.to_numpy()
+        wrong = ~np.isfinite(number)
+        tokens = pl.Series(bucketed(np.where(wrong, 0.0, number)))
+    elif spec.type in _TIMES:
+        parts, wrong = time_part(values.fill_null(-1).to_numpy(), spec.type)
+        tokens = pl.Series(parts)
+    else:
+        return values
+    return tokens.set(pl.Series(wrong), None) if wrong.any() else tokens
 
 
 def _report(raw: pl.Series, wrong: np.ndarray, words: str, reasons: _Reasons) -> None:

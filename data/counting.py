@@ -37,6 +37,21 @@ class ColumnRules:
     missing_key: int | None
     """Key of the token that is left out of the vocabulary; None = none is."""
     max_ind_range: int | None = None
+    most: int | None = None
+    """The most tokens with an id of their own; None = no limit."""
+    wrap: int | None = None
+    """Ids are taken modulo this."""
+
+    @property
+    def counts_all(self) -> bool:
+        """Whether the tokens of all rows are counted and numbered."""
+        return self.protocol.counted == "all"
+
+    @property
+    def counts_decide(self) -> bool:
+        """Whether a token's count has any say in its id."""
+        ordered = self.protocol.order == "frequency"
+        return ordered or self.min_count > 1 or self.most is not None
 
     def keys(self, chunk: ChunkTokens) -> np.ndarray:
         """The chunk's keys as they are numbered."""
@@ -45,7 +60,7 @@ class ColumnRules:
 
     def by_code(self, chunk: ChunkTokens) -> bool:
         """Whether the code of a token of this chunk orders it by first appearance."""
-        return chunk.split == 0 or self.protocol.order == "first_appearance"
+        return chunk.split == 0 or self.counts_all
 
 
 @dataclass
@@ -73,6 +88,8 @@ class Piece:
     keys: Segment
     counts: Segment
     """Training occurrences."""
+    totals: Segment
+    """Occurrences that decide on ids: all, or those in training where these do (or none do)."""
     first: Segment
     """Orders tokens by first appearance; see `_appearance`. `_NEVER` = not in training."""
     ids: Segment
@@ -87,6 +104,7 @@ class Part:
 
     keys: Segment
     counts: Segment
+    totals: Segment
     first: Segment
 
 
@@ -100,11 +118,15 @@ def scatter(rules: ColumnRules, chunks: Sequence[ChunkTokens], spool: Spool) -> 
         part = (mix(keys) % np.uint64(num_parts)).astype(np.int64)
         order = np.lexsort((keys, part)) if num_parts > 1 else np.argsort(keys, kind="stable")
         sizes = np.bincount(part, minlength=num_parts)
+        counts = spool.append(_training_counts(chunk, len(keys))[order])
         pieces.append(
             Piece(
                 order=spool.append(order.astype(np.uint32)),
                 keys=spool.append(keys[order]),
-                counts=spool.append(_training_counts(chunk, len(keys))[order]),
+                counts=counts,
+                totals=spool.append(_all_counts(chunk, len(keys))[order])
+                if rules.counts_all and rules.counts_decide
+                else counts,
                 first=spool.append(first[order]),
                 ids=spool.reserve(len(keys), np.dtype(np.int64)),
                 bounds=np.concatenate(([0], np.cumsum(sizes))).astype(np.uint32),
@@ -123,18 +145,21 @@ def slices(pieces: Sequence[Piece], name: str, part: int) -> Iterator[Segment]:
 
 def add_up(pieces: Sequence[Piece], part: int, spool: Spool) -> Part:
     """Merge equal tokens of one part."""
-    keys, counts, first = (
+    keys, counts, totals, first = (
         spool.read_all(slices(pieces, name, part), kind)
-        for name, kind in (("keys", np.uint64), ("counts", np.int64), ("first", np.int64))
-    )
+        for name, kind in (
+            ("keys", np.uint64), ("counts", np.int64), ("totals", np.int64), ("first", np.int64),
+        )
+    )  # fmt: skip
     if len(keys):
         order = np.argsort(keys, kind="stable")
         keys = keys[order]
         starts = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
         keys = keys[starts]
         counts = np.add.reduceat(counts[order], starts)
+        totals = np.add.reduceat(totals[order], starts)
         first = np.minimum.reduceat(first[order], starts)
-    return Part(spool.append(keys), spool.append(counts), spool.append(first))
+    return Part(*(spool.append(array) for array in (keys, counts, totals, first)))
 
 
 def _training_counts(chunk: ChunkTokens, num_keys: int) -> np.ndarray:
@@ -143,6 +168,10 @@ def _training_counts(chunk: ChunkTokens, num_keys: int) -> np.ndarray:
     codes, split = chunk.values()
     codes = codes if chunk.split == 0 else codes[split == 0]
     return np.bincount(codes, minlength=num_keys)
+
+
+def _all_counts(chunk: ChunkTokens, num_keys: int) -> np.ndarray:
+    return np.bincount(chunk.values()[0], minlength=num_keys)
 
 
 def _appearance(rules: ColumnRules, chunk: ChunkTokens, offset: int, num_keys: int) -> np.ndarray:

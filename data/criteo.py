@@ -48,9 +48,9 @@ def criteo_columns(protocol: Protocol) -> tuple[tuple[Dense, ...], tuple[Sparse,
         dense: tuple[Dense, ...] = ()
         sparse = [Sparse(name=name, type="bucket") for name in CRITEO_DENSE]
     else:
-        kind = "int" if protocol.dense == "log_plus_one" else "float"
+        kind = "int" if protocol.dense in ("log_plus_one", "above_minimum") else "float"
         dense = tuple(Dense(name=name, type=kind) for name in CRITEO_DENSE)  # type: ignore[arg-type]
         sparse = []
-    missing = 0 if protocol.oov is None else None
+    missing = 0 if protocol.empty_is_zero else None
     sparse += [Sparse(name=name, type="hex", missing=missing) for name in CRITEO_SPARSE]
     return dense, tuple(sparse)

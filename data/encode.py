@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,13 +11,16 @@ import pyarrow as pa
 
 from compactrec.data.background import ahead
 from compactrec.data.counting import ChunkTokens, ColumnRules
+from compactrec.data.hashing import string_keys
 from compactrec.data.ingest import StoredChunk, StoredColumn, read_tokens
 from compactrec.data.manifest import SPLITS, SparseFeature, Split
+from compactrec.data.multihot import Bags, BagTable, make_bags
 from compactrec.data.protocol import Protocol
 from compactrec.data.schema import Sparse, TableSchema
 from compactrec.data.shards import ShardWriter
 from compactrec.data.split import RowSplit
 from compactrec.data.spool import Spool
+from compactrec.data.transforms import dense_input
 from compactrec.data.vocabulary import number_column
 
 if TYPE_CHECKING:
@@ -34,10 +37,13 @@ class Encoder:
     def __init__(
         self, schema: TableSchema, options: PrepareOptions, protocol: Protocol,
         chunks: list[StoredChunk], row_split: RowSplit, spool: Spool, folder: Path,
+        least: Mapping[int, float],
     ) -> None:  # fmt: skip
         self._schema, self._options, self._protocol = schema, options, protocol
         self._chunks, self._spool, self._folder = chunks, spool, folder
         self._features: list[SparseFeature] = []
+        self._least = least
+        self._bags: dict[str, Bags] = {}
         self._sizes = row_split.sizes
         start = 0
         for chunk in chunks:
@@ -92,10 +98,11 @@ class Encoder:
             min_count = spec.min_count or self._options.min_count or 2
         missing = None
         if self._protocol.missing_is_oov:
-            missing = 0 if spec.type == "bucket" else (1 << 64) - 1
+            missing = _missing_key(spec)
+        most = None if mode != "most_frequent" else (spec.num_ids or 0) - 1
         return ColumnRules(
             spec.name, mode, min_count, spec.num_ids or self._options.num_ids, self._protocol,
-            spec.type == "string", missing, self._options.max_ind_range,
+            spec.type == "string", missing, self._options.max_ind_range, most, spec.wrap,
         )  # fmt: skip
 
     def _tokens(self, chunk: StoredChunk, column: StoredColumn) -> ChunkTokens:
@@ -127,6 +134,7 @@ class Encoder:
     ) -> tuple[dict[str, Split], dict[str, int]]:
         """Write the shards of every split; returns the splits and their positive labels."""
         present = self._present()
+        self._bags = self._made_bags()
         writers = {s: ShardWriter(self._folder, s, self._options.shard_rows) for s in present}
         positives = dict.fromkeys(present, 0)
         before, total = self._spool.bytes_read, self._bytes_to_write()
@@ -177,12 +185,19 @@ class Encoder:
     def _table(self, chunk: StoredChunk) -> pa.Table:
         read = self._spool.read
         columns: dict[str, pa.Array] = {"label": pa.array(read(chunk.label))}
-        columns |= {name: pa.array(read(segment)) for name, segment in chunk.dense.items()}
+        columns |= {name: pa.array(self._dense(chunk, name)) for name in chunk.dense}
         for feature in self._features:
             column = chunk.sparse[feature.name]
             assert column.ids is not None
             wide = feature.num_ids is None or feature.num_ids > _INT32_IDS
             ids = read(column.ids).astype(np.int64 if wide else np.int32)
+            if feature.name in self._bags and feature.max_bag > 1:
+                bags = self._bags[feature.name].of(ids)[read(column.codes)]
+                offsets = np.arange(0, bags.size + 1, feature.max_bag, dtype=np.int32)
+                columns[feature.name] = pa.ListArray.from_arrays(
+                    pa.array(offsets), pa.array(bags.reshape(-1))
+                )
+                continue
             values = pa.array(ids[read(column.codes)])
             if column.lengths is not None:
                 offsets = np.zeros(chunk.num_rows + 1, dtype=np.int32)
@@ -191,8 +206,38 @@ class Encoder:
             columns[feature.name] = values
         return pa.table(columns)
 
+    def _dense(self, chunk: StoredChunk, name: str) -> np.ndarray:
+        values = self._spool.read(chunk.dense[name])
+        if chunk.file not in self._least or values.dtype != np.float64:
+            return values
+        return dense_input(values, "above_minimum", 2.0 - self._least[chunk.file])
+
+    def _made_bags(self) -> dict[str, Bags]:
+        """The made-up bags of all columns that have any."""
+        specs = [spec for spec in self._schema.sparse if spec.bag is not None]
+        tables = []
+        for spec in specs:
+            assert spec.wrap is not None
+            assert spec.bag is not None
+            stored = (chunk.sparse[spec.name].ids for chunk in self._chunks)
+            used = max(
+                (int(self._spool.read(s).max()) for s in stored if s is not None), default=-1
+            )
+            tables.append(BagTable(spec.wrap, spec.bag, used + 1))
+        names = [spec.name for spec in specs]
+        return dict(zip(names, make_bags(tables, self._folder), strict=True))
+
+
+def _missing_key(spec: Sparse) -> int | None:
+    """Key of the token that stands for an empty field; None where there is none."""
+    if spec.type == "string":
+        return int(string_keys([""])[0])
+    return {"bucket": 0, "hex": (1 << 64) - 1}.get(spec.type)
+
 
 def _with_bag(feature: SparseFeature, spec: Sparse, columns: list[StoredColumn]) -> SparseFeature:
+    if spec.bag is not None:
+        return feature.model_copy(update={"max_bag": spec.bag})
     if spec.separator is None:
         return feature
     longest = max(column.max_length for column in columns)

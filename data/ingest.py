@@ -17,10 +17,11 @@ from compactrec.data.convert import Chunk, SparseChunk, convert
 from compactrec.data.manifest import Source
 from compactrec.data.parse import BadRow, Rows, parse_block
 from compactrec.data.protocol import Protocol
-from compactrec.data.schema import TableSchema
+from compactrec.data.schema import Dense, TableSchema
 from compactrec.data.source import Block, SourceFile
 from compactrec.data.spool import Segment, Spool, narrow
 from compactrec.data.tables import LabelFile, SideTable, main_fields
+from compactrec.data.transforms import dense_input
 
 __all__ = ["REJECTED", "Ingest", "StoredChunk", "StoredColumn", "read_tokens"]
 
@@ -47,7 +48,9 @@ class StoredChunk:
 
     num_rows: int
     group: int
-    """Which list of files it came from (rule `files`)."""
+    """Which list of files it came from (rules `files` and `last_file`)."""
+    file: int
+    """Which file, counted over all lists."""
     label: Segment
     dense: dict[str, Segment]
     sparse: dict[str, StoredColumn]
@@ -72,6 +75,8 @@ class Ingest:
     sources: list[Source] = field(default_factory=list)
     num_bad: int = 0
     num_dropped: int = 0
+    least: dict[int, float] = field(default_factory=dict)
+    """file -> the least dense value, where the protocol's transform needs it."""
     truncated: dict[str, int] = field(default_factory=dict)
     unmatched: dict[str, int] = field(default_factory=dict)
 
@@ -142,10 +147,21 @@ class Ingest:
         self.num_bad += len(found)
 
     def _store(self, chunk: Chunk, group: int) -> StoredChunk:
-        put = self.spool.append
-        dense = {name: put(self.protocol.transform(v)) for name, v in chunk.dense.items()}
+        put, file = self.spool.append, len(self.sources)
+        dense = {spec.name: put(self._dense(spec, chunk, file)) for spec in self.schema.dense}
         sparse = {name: self._store_column(name, column) for name, column in chunk.sparse.items()}
-        return StoredChunk(chunk.num_rows, group, put(chunk.label), dense, sparse)
+        return StoredChunk(chunk.num_rows, group, file, put(chunk.label), dense, sparse)
+
+    def _dense(self, spec: Dense, chunk: Chunk, file: int) -> np.ndarray:
+        """A dense column, transformed; raw float64 where the whole file has to be seen first."""
+        values = chunk.dense[spec.name]
+        if spec.transform is not None:
+            shift = 1.0 if spec.shift is None else spec.shift
+            return dense_input(values, spec.transform, shift)
+        if self.protocol.dense != "above_minimum":
+            return self.protocol.transform(values)
+        self.least[file] = min(self.least.get(file, np.inf), float(values.min()))
+        return values
 
     def _store_column(self, name: str, column: SparseChunk) -> StoredColumn:
         put, tokens = self.spool.append, None

@@ -15,6 +15,8 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from compactrec.data.protocol import PROTOCOL_NAMES
+
 __all__ = [
     "MANIFEST_NAME",
     "SPLITS",
@@ -46,10 +48,11 @@ class SparseFeature(_Frozen):
     """Rows a full table needs (OOV and padding included); None = open vocabulary (63-bit ids)."""
     max_bag: int = Field(default=1, ge=1)
     """Most ids in one example; 1 = a plain integer column, above 1 = a list column."""
-    mode: Literal["full", "min_count", "hashed"] = "full"
-    """Which tokens have an id: all, those seen `min_count` times in training, or hashed."""
+    mode: Literal["full", "min_count", "most_frequent", "hashed"] = "full"
+    """Which tokens have an id: all, those seen `min_count` times, the most frequent, or hashed."""
     min_count: int = Field(default=1, ge=1)
-    """Training occurrences a token needs to have an id of its own."""
+    """Occurrences a token needs to have an id of its own; in training, if the protocol counts no
+    other rows."""
     oov_id: int | None = 0
     """Id of every token without one of its own; None = there is none (dlrm-kaggle, hashed)."""
     padding_id: int | None = None
@@ -132,12 +135,12 @@ class Manifest(_Frozen):
     format: Literal["compactrec.data"] = "compactrec.data"
     version: Literal[1] = 1
     name: str
-    protocol: Literal[
-        "compactrec", "dlrm-kaggle", "bars-criteo-x4-001", "bars-criteo-x4-002", "synthetic"
-    ]
+    protocol: str
+    """Of `compactrec.data.protocol`, or `synthetic`."""
     label: str = "label"
     dense: tuple[str, ...] = ()
-    dense_transform: Literal["log1p", "none"] = "log1p"
+    dense_transform: Literal["log1p", "none", "protocol"] = "log1p"
+    """`protocol`: what the protocol or the columns of the schema say."""
     sparse: tuple[SparseFeature, ...] = ()
     splits: dict[str, Split]
     split_rule: dict[str, Any] = Field(default_factory=dict)
@@ -150,6 +153,9 @@ class Manifest(_Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> Manifest:
+        known = (*PROTOCOL_NAMES, "synthetic")
+        if self.protocol not in known:
+            raise ValueError(f"unknown protocol {self.protocol!r}; there are {list(known)}")
         unknown = sorted(set(self.splits) - set(SPLITS))
         if unknown or "train" not in self.splits:
             raise ValueError(
@@ -233,7 +239,7 @@ class Manifest(_Frozen):
                 continue
             table = pq.read_table(Path(folder) / feature.vocabulary, columns=["id", "count"])
             counts = np.zeros(feature.num_ids, dtype=np.int64)
-            counts[table["id"].to_numpy()] = table["count"].to_numpy()
+            np.add.at(counts, table["id"].to_numpy(), table["count"].to_numpy())
             if feature.oov_id is not None:
                 counts[feature.oov_id] += feature.oov_count
             result[feature.name] = counts

@@ -38,6 +38,8 @@ except ModuleNotFoundError as error:
 
 __all__ = ["PrepareOptions", "prepare"]
 
+_NUMBER_OF = {"min_count": ("min_count",), "num_ids": ("hashed", "most_frequent")}
+"""Number of a column -> the modes that use it."""
 Paths = str | Path | Sequence[str | Path]
 Files = Paths | Mapping[str, Paths]
 
@@ -114,6 +116,8 @@ def prepare(
     table, layouts = _resolve(schema, protocol, groups)
     _check_modes(table, options, protocol)
     rule = _rule(options, protocol, table, isinstance(files, Mapping))
+    if rule.rule == "last_file":
+        groups = [groups[0][:-1], groups[0][-1:], []]
     sources = [
         [SourceFile(path, layouts[path], options.block_bytes) for path in group] for group in groups
     ]
@@ -123,7 +127,8 @@ def prepare(
             manifest = _build(sources, table, rule, options, protocol, folder, spool, progress)
         finally:
             spool.close()
-            (folder / "spool.bin").unlink(missing_ok=True)
+            for scratch in (folder / "spool.bin", *folder.glob("bags_*.bin")):
+                scratch.unlink(missing_ok=True)
         manifest.save(folder)
     return manifest
 
@@ -133,7 +138,7 @@ def _build(
     protocol: Protocol, folder: Path, spool: Spool, progress: Progress | None,
 ) -> Manifest:  # fmt: skip
     report = progress or (lambda stage, done, total: None)
-    main, used = sources[0][0].path, table.used_fields()
+    main, used = (sources[0] or sources[1])[0].path, table.used_fields()
     file = table.label.file
     labels = LabelFile(beside(main, file, table), table.label) if file else None
     sides = [SideTable(beside(main, join.file, table), join, used) for join in table.join]
@@ -152,14 +157,16 @@ def _build(
         )
     groups = [sum(c.num_rows for c in ingest.chunks if c.group == g) for g in range(3)]
     row_split = make_row_split(rule, num_rows, (groups[0], groups[1], groups[2]))
-    encoder = Encoder(table, options, protocol, ingest.chunks, row_split, spool, folder)
+    encoder = Encoder(
+        table, options, protocol, ingest.chunks, row_split, spool, folder, ingest.least
+    )
     features, unseen = encoder.number(lambda done, of: report("numbering", done, of))
     splits, positives = encoder.write(lambda done, of: report("writing", done, of))
     return Manifest(
         name=options.name or table.name,
-        protocol=protocol.name,  # type: ignore[arg-type]
+        protocol=protocol.name,
         dense=tuple(spec.name for spec in table.dense),
-        dense_transform="log1p" if table.dense else "none",
+        dense_transform=_dense_transform(table, protocol),
         sparse=tuple(features),
         splits=splits,
         split_rule=rule.model_dump(mode="json", exclude_none=True),
@@ -171,6 +178,15 @@ def _build(
         sources=tuple(ingest.sources),
         schema=table.model_dump(mode="json"),
     )  # fmt: skip
+
+
+def _dense_transform(
+    table: TableSchema, protocol: Protocol
+) -> Literal["log1p", "none", "protocol"]:
+    if not table.dense:
+        return "none"
+    own = any(spec.transform is not None for spec in table.dense)
+    return "protocol" if own or protocol.dense == "above_minimum" else "log1p"
 
 
 def _groups(files: Files) -> list[list[Path]]:
@@ -222,16 +238,24 @@ def _resolve(
     """The schema, and the layout of each file."""
     paths = [path for group in groups for path in group]
     if schema == "criteo":
+        _check_table(protocol, "criteo")
         return criteo_schema(paths[0], protocol), {path: criteo_layout(path) for path in paths}
-    if protocol.criteo_only:
-        raise ValueError(
-            f"protocol {protocol.name!r} is defined on Criteo files only, got schema "
-            f"{getattr(schema, 'name', schema)!r}; use protocol 'compactrec'"
-        )
     table = schema if isinstance(schema, TableSchema) else load_schema(schema)
+    _check_table(protocol, table.name)
     if table.label.file and len(paths) != 1:
         raise ValueError(f"a schema with label.file takes one data file, got {len(paths)}")
+    if table.format == "criteo":
+        return table, {path: criteo_layout(path) for path in paths}
     return table, dict.fromkeys(paths, table.layout)
+
+
+def _check_table(protocol: Protocol, table: str) -> None:
+    if protocol.tables is not None and table not in protocol.tables:
+        allowed = " or ".join(map(repr, protocol.tables))
+        raise ValueError(
+            f"protocol {protocol.name!r} is defined on schema {allowed} only, got schema "
+            f"{table!r}; use that, or protocol 'compactrec'"
+        )
 
 
 def _modes(table: TableSchema, options: PrepareOptions) -> dict[str, str]:
@@ -242,11 +266,12 @@ def _check_modes(table: TableSchema, options: PrepareOptions, protocol: Protocol
     """ValueError for a number or a policy that no column would use."""
     modes = _modes(table, options)
     for spec in table.sparse:
-        for key, mode in (("min_count", "min_count"), ("num_ids", "hashed")):
-            if getattr(spec, key) is not None and modes[spec.name] != mode:
+        for key, allowed in _NUMBER_OF.items():
+            if getattr(spec, key) is not None and modes[spec.name] not in allowed:
                 raise ValueError(
-                    f"sparse {spec.name!r}: {key} is for mode {mode!r}, and its mode is "
-                    f"{modes[spec.name]!r}; set mode = {mode!r} for it or leave {key} out"
+                    f"sparse {spec.name!r}: {key} is for mode {' or '.join(map(repr, allowed))}, "
+                    f"and its mode is {modes[spec.name]!r}; set mode = {allowed[0]!r} for it or "
+                    f"leave {key} out"
                 )
     used = set(modes.values())
     unused = protocol.min_count is not None or "min_count" not in used

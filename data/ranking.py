@@ -50,8 +50,9 @@ class Ranked:
     def ids(self, part: int, num_tokens: int, other: int, spool: Spool) -> np.ndarray:
         """The id of each token of a part; `other` for those without one of their own."""
         run = self.runs[part]
-        ids = np.full(num_tokens, other, dtype=np.int64)
+        ids = np.full(num_tokens, -1, dtype=np.int64)
         ids[spool.read(run.rows)] = spool.read(run.ids)
+        ids[ids < 0] = other
         return ids
 
 
@@ -80,23 +81,28 @@ def rank(
     rules: ColumnRules, chunks: list[ChunkTokens], parts: Sequence[Part], spool: Spool, start: int,
     path: Path,
 ) -> Ranked:  # fmt: skip
-    """Number the tokens of all parts from `start` and write them to the vocabulary file `path`."""
+    """Number the tokens of all parts from `start` and write them to the vocabulary file `path`.
+
+    Where `rules.most` leaves tokens without an id, theirs is -1.
+    """
     num_values = max(1, sum(chunk.num_values for chunk in chunks))
     runs, bounds = _cut(rules, parts, num_values, spool)
     kept_count, first_id = 0, start
+    end = None if rules.most is None else start + rules.most
     with closing(TableFile(path)) as file:
         for lows, highs in pairwise(bounds):
             pieces = list(zip(runs, lows.tolist(), highs.tolist(), strict=True))
-            places, ids = _number(pieces, first_id, spool)
-            order = np.argsort(places)
+            places, ids = _number(pieces, first_id, end, spool)
+            order = np.argsort(places)[: int(np.count_nonzero(ids >= 0))]
             keys, counts = (
                 spool.read_all((getattr(r, name).cut(a, b) for r, a, b in pieces), kind)[order]
                 for name, kind in (("keys", np.uint64), ("counts", np.int64))
             )
             tokens = _tokens(rules, chunks, keys, places[order] % num_values)
-            file.add({"token": tokens, "id": pa.array(ids[order]), "count": pa.array(counts)})
+            numbers = ids[order] if rules.wrap is None else ids[order] % rules.wrap
+            file.add({"token": tokens, "id": pa.array(numbers), "count": pa.array(counts)})
             kept_count += int(counts.sum())
-            first_id += len(ids)
+            first_id += len(order)
     return Ranked(first_id - start, kept_count, runs)
 
 
@@ -119,11 +125,11 @@ def _cut(
     return runs, bounds
 
 
-def _kept(rules: ColumnRules, keys: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Which tokens of a part get an id of their own."""
-    if rules.protocol.order == "first_appearance":
+def _kept(rules: ColumnRules, keys: np.ndarray, totals: np.ndarray) -> np.ndarray:
+    """Which tokens of a part get an id of their own, as far as their own count decides."""
+    if not rules.counts_decide:
         return np.arange(len(keys))
-    keep = counts >= max(rules.min_count, 1)
+    keep = totals >= max(rules.min_count, 1)
     if rules.missing_key is not None:
         keep &= keys != np.uint64(rules.missing_key)
     return np.flatnonzero(keep)
@@ -134,7 +140,7 @@ def _count_classes(rules: ColumnRules, parts: Sequence[Part], spool: Spool) -> n
     found = np.zeros(0, dtype=np.int64)
     if rules.protocol.order != "first_appearance":
         for part in parts:
-            found = np.union1d(found, spool.read(part.counts))
+            found = np.union1d(found, spool.read(part.totals))
     return found
 
 
@@ -142,11 +148,13 @@ def _run(
     rules: ColumnRules, part: Part, classes: np.ndarray, num_values: int, spool: Spool
 ) -> tuple[_Run, np.ndarray]:
     """Sort one part by falling count, then first appearance, both in one number per token."""
-    keys, counts, first = (spool.read(s) for s in (part.keys, part.counts, part.first))
-    kept = _kept(rules, keys, counts)
+    keys, counts, totals, first = (
+        spool.read(s) for s in (part.keys, part.counts, part.totals, part.first)
+    )
+    kept = _kept(rules, keys, totals)
     places = first[kept]
     if len(classes):
-        places += (len(classes) - 1 - np.searchsorted(classes, counts[kept])) * num_values
+        places += (len(classes) - 1 - np.searchsorted(classes, totals[kept])) * num_values
     order = np.argsort(places)
     kept, places = kept[order], places[order]
     put = spool.append
@@ -158,12 +166,14 @@ def _run(
 
 
 def _number(
-    pieces: list[tuple[_Run, int, int]], first_id: int, spool: Spool
+    pieces: list[tuple[_Run, int, int]], first_id: int, end: int | None, spool: Spool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Store the ids of one range; returns places and ids, run after run."""
+    """Store the ids of one range, -1 from `end` on; returns places and ids, run after run."""
     places = spool.read_all((run.places.cut(low, high) for run, low, high in pieces), np.int64)
     ids = np.empty(len(places), dtype=np.int64)
     ids[np.argsort(places)] = np.arange(first_id, first_id + len(places))
+    if end is not None:
+        ids[ids >= end] = -1
     done = 0
     for run, low, high in pieces:
         spool.write(run.ids.cut(low, high), ids[done : done + high - low])

@@ -15,6 +15,7 @@ from typing import Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from compactrec.data.split import SplitRule
+from compactrec.data.transforms import Transform
 
 __all__ = [
     "Dense",
@@ -93,6 +94,16 @@ class Dense(_Frozen):
     """Field it is read from; None = `name`."""
     type: Literal["float", "int"] = "float"
     missing: float = 0.0
+    transform: Transform | None = None
+    """See `compactrec.data.transforms`; None = the protocol's."""
+    shift: float | None = None
+    """Of transform `log_shifted`: log(max(v + shift, 1)); None = 1."""
+
+    @model_validator(mode="after")
+    def _check_dense(self) -> Self:
+        if self.shift is not None and self.transform != "log_shifted":
+            raise ValueError(f"dense {self.name!r}: shift is for transform 'log_shifted'")
+        return self
 
 
 class Sparse(_Frozen):
@@ -101,9 +112,10 @@ class Sparse(_Frozen):
     name: str
     field: str | None = None
     """Field it is read from; None = `name`."""
-    type: Literal["string", "int", "hex", "bucket"] = "string"
+    type: Literal["string", "int", "hex", "bucket", "hour", "weekday", "weekend"] = "string"
     """`int`: signed 64-bit; `hex`: up to 8 hexadecimal digits, kept as their value; `bucket`: a
-    number v kept as floor(ln(v)^2) where v > 2 and as its integer part elsewhere."""
+    number v kept as floor(ln(v)^2) where v > 2 and as its integer part elsewhere; `hour`, `weekday`
+    (0 is Sunday) and `weekend` (0 or 1): that part of a time YYMMDDHH."""
     missing: int | None = None
     """Types int and hex: token of an empty field. None: -1 for hex, a malformed row for int. An
     empty string is always the token '', an empty bucket field 0."""
@@ -113,16 +125,32 @@ class Sparse(_Frozen):
     """Longest list allowed; None = the longest one met."""
     too_long: Literal["truncate", "error"] = "truncate"
     """What to do with a longer list: keep its first `max_bag` tokens and count it, or stop."""
-    mode: Literal["full", "min_count", "hashed"] | None = None
+    mode: Literal["full", "min_count", "most_frequent", "hashed"] | None = None
     """Vocabulary mode of this column; None = the run's."""
     min_count: int | None = Field(default=None, ge=1)
     num_ids: int | None = Field(default=None, ge=2)
-    """Buckets in mode `hashed`; None = the run's."""
+    """Buckets in mode `hashed`, None = the run's; ids in mode `most_frequent`, OOV included."""
+    wrap: int | None = Field(default=None, ge=1)
+    """Ids are taken modulo this, and so many there are."""
+    bag: int | None = Field(default=None, ge=1)
+    """With `wrap`: made-up bags of so many ids, see `compactrec.data.multihot`."""
 
     @model_validator(mode="after")
     def _check_sparse(self) -> Self:
         if self.separator is None and self.max_bag is not None:
             raise ValueError(f"sparse {self.name!r}: max_bag needs a separator (it is for lists)")
+        if self.mode == "most_frequent" and self.num_ids is None:
+            raise ValueError(
+                f"sparse {self.name!r}: mode 'most_frequent' needs num_ids, how many ids there are "
+                f"with OOV"
+            )
+        if self.wrap is not None and (self.mode not in (None, "full") or self.separator):
+            raise ValueError(
+                f"sparse {self.name!r}: wrap is for one token per row and a whole vocabulary (mode "
+                f"'full')"
+            )
+        if self.bag is not None and self.wrap is None:
+            raise ValueError(f"sparse {self.name!r}: bag needs wrap, the size of the table")
         if self.missing is not None and self.type not in ("int", "hex"):
             raise ValueError(
                 f"sparse {self.name!r}: missing is for types 'int' and 'hex'; an empty string is a "
@@ -150,6 +178,8 @@ class TableSchema(_Frozen):
     """Everything needed to read one format of click table."""
 
     name: str
+    format: Literal["criteo"] | None = None
+    """`criteo`: tabs or commas, header or none are found out from the first line; no layout."""
     layout: Layout = Layout()
     label: Label = Label()
     dense: tuple[Dense, ...] = ()

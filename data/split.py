@@ -1,4 +1,4 @@
-"""Which rows are trained on, selected on and tested on: five named rules.
+"""Which rows are trained on, selected on and tested on: named rules.
 
 Rows are numbered from 0 in the order of the input, after malformed and dropped rows are gone. All
 rules give exact sizes, need no memory that grows with the rows, and give the same split every time.
@@ -32,6 +32,12 @@ class SplitRule(BaseModel):
     * `x4`: as `random` with 1/10 each, sizes rounded to nearest (8:1:1 of the BARS benchmark).
     * `reference`: seven days by position. Six days train; the last day (`num_rows // 7`) is cut in
       two: its larger first half is test, its second half validation.
+    * `torchrec`: as `reference`, but the last day's larger first half is validation, its second
+      half test.
+    * `tail`: the last 1/7 of the rows, ranked by the hash of `random`: the lower half, the larger
+      one, is test, the upper validation.
+    * `last_file`: of several files the last one's larger first half is validation, its second half
+      test.
     * `files`: the caller gives one list of files per split.
 
     An amount is a fraction below 1 ("1/7", "0.1", 0.1), rounded down to rows, or a whole number of
@@ -40,7 +46,9 @@ class SplitRule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rule: Literal["time", "random", "x4", "reference", "files"] = "time"
+    rule: Literal["time", "random", "x4", "reference", "torchrec", "tail", "last_file", "files"] = (
+        "time"
+    )
     validation: str | int | float | None = None
     test: str | int | float | None = None
     seed: int = 0
@@ -63,6 +71,12 @@ class SplitRule(BaseModel):
         if self.rule == "reference":
             day = num_rows // 7
             validation, test = day // 2, day - day // 2
+        elif self.rule == "torchrec":
+            test = num_rows // 7 // 2
+            validation = num_rows // 7 - test
+        elif self.rule == "tail":
+            tail = num_rows - num_rows * 6 // 7
+            validation, test = tail // 2, tail - tail // 2
         elif self.rule == "x4":
             validation = test = (num_rows + 5) // 10
         else:
@@ -124,12 +138,17 @@ class RowSplit:
         """Split code (TRAIN, VALIDATION, TEST) of rows `start` to `stop`, shape (stop - start,)."""
         low, high = self._bounds
         codes = np.full(stop - start, TRAIN, dtype=np.uint8)
+        rows = np.arange(start, stop)
+        if self.rule.rule == "tail":
+            codes[rows >= self.sizes[TRAIN]] = VALIDATION
+            keys = _row_hash(start, stop, self.rule.seed)
+            codes[(rows >= self.sizes[TRAIN]) & (keys < np.uint64(low))] = TEST
+            return codes
         if self.rule.rule in ("random", "x4"):
             keys = _row_hash(start, stop, self.rule.seed)
             codes[keys < np.uint64(low)] = TEST
             codes[(keys >= np.uint64(low)) & (keys < np.uint64(high))] = VALIDATION
             return codes
-        rows = np.arange(start, stop)
         first, second = (TEST, VALIDATION) if self.rule.rule == "reference" else (VALIDATION, TEST)
         codes[rows >= low] = first
         codes[rows >= high] = second
@@ -146,12 +165,28 @@ def make_row_split(
         if file_rows[TRAIN] == 0:
             raise ValueError("the training files hold no rows")
         return RowSplit(rule, file_rows, (file_rows[0], file_rows[0] + file_rows[1]))
+    if rule.rule == "last_file":
+        train, last = _of_last_file(file_rows)
+        sizes = (train, last - last // 2, last // 2)
+        return RowSplit(rule, sizes, (train, train + sizes[1]))
     sizes = train, validation, test = rule.sizes(num_rows)
     if rule.rule in ("random", "x4"):
-        bounds = _thresholds(num_rows, rule.seed, (test, test + validation))
+        bounds = _thresholds(0, num_rows, rule.seed, (test, test + validation))
+    elif rule.rule == "tail":
+        bounds = _thresholds(train, num_rows, rule.seed, (test, test))
     else:
         bounds = (train, train + (test if rule.rule == "reference" else validation))
     return RowSplit(rule, sizes, bounds)
+
+
+def _of_last_file(file_rows: tuple[int, int, int] | None) -> tuple[int, int]:
+    """Rows of all files but the last one, and of that."""
+    if file_rows is None or file_rows[0] == 0 or file_rows[1] < 2:
+        raise ValueError(
+            "split rule 'last_file' needs two files or more with rows in them: the last one's "
+            "halves are validation and test, all before it is train"
+        )
+    return file_rows[0], file_rows[1]
 
 
 def _row_hash(start: int, stop: int, seed: int) -> np.ndarray:
@@ -160,17 +195,20 @@ def _row_hash(start: int, stop: int, seed: int) -> np.ndarray:
     return mix(np.arange(start, stop, dtype=np.uint64) ^ salt)
 
 
-def _thresholds(num_rows: int, seed: int, ranks: tuple[int, int]) -> tuple[int, int]:
-    """Hash values below which exactly `ranks` rows lie: one sweep for bins, one inside two bins."""
+def _thresholds(first: int, num_rows: int, seed: int, ranks: tuple[int, int]) -> tuple[int, int]:
+    """Hash values below which exactly `ranks` of the rows from `first` on lie.
+
+    One sweep for bins, one inside two bins.
+    """
     shift = np.uint64(48)
     histogram = np.zeros(_BINS, dtype=np.int64)
-    for start in range(0, num_rows, _STEP):
+    for start in range(first, num_rows, _STEP):
         keys = _row_hash(start, min(start + _STEP, num_rows), seed)
         histogram += np.bincount((keys >> shift).astype(np.int64), minlength=_BINS)
     below = np.concatenate(([0], np.cumsum(histogram)))
     bins = [int(np.searchsorted(below, rank, side="right")) - 1 for rank in ranks]
     inside: dict[int, list[np.ndarray]] = {b: [] for b in bins}
-    for start in range(0, num_rows, _STEP):
+    for start in range(first, num_rows, _STEP):
         keys = _row_hash(start, min(start + _STEP, num_rows), seed)
         for b, parts in inside.items():
             parts.append(keys[(keys >> shift).astype(np.int64) == b])

@@ -68,23 +68,25 @@ def _number_counted(
     pieces = scatter(rules, chunks, spool)
     num_parts = len(pieces[0].bounds) - 1 if pieces else 1
     parts = [add_up(pieces, part, spool) for part in range(num_parts)]
-    start = 1 if (rules.protocol.padding or rules.protocol.oov == "first") else 0
+    protocol = rules.protocol
+    start = int(protocol.padding) + (protocol.oov == "first")
+    start = start if protocol.first_id is None else protocol.first_id
     path = f"vocabulary/{rules.name}.parquet"
     ranked = rank(rules, chunks, parts, spool, start, folder / path)
     num_kept = ranked.num_kept
-    oov = {"first": 0, "last": start + num_kept, None: None}[rules.protocol.oov]
+    oov = {"first": int(protocol.padding), "last": start + num_kept, None: None}[protocol.oov]
     for part in range(num_parts):
-        _fill(pieces, part, parts[part], ranked, -1 if oov is None else oov, spool)
+        _fill(rules, pieces, part, parts[part], ranked, -1 if oov is None else oov, spool)
     unseen, example = _map(chunks, pieces, spool, store)
     trained = sum(int(spool.read(part.counts).sum()) for part in parts)
     feature = SparseFeature(
         name=rules.name,
-        num_ids=start + num_kept + (rules.protocol.oov == "last"),
-        mode="min_count" if rules.mode == "min_count" else "full",
+        num_ids=rules.wrap or start + num_kept + (protocol.oov == "last"),
+        mode=rules.mode,  # type: ignore[arg-type]  # 'hashed' went another way
         min_count=rules.min_count,
         oov_id=oov,
-        padding_id=0 if rules.protocol.padding else None,
-        order=rules.protocol.order,
+        padding_id=0 if protocol.padding else None,
+        order=protocol.order,
         vocabulary=path,
         oov_count=trained - ranked.kept_count,
         num_tokens=sum(part.keys.length for part in parts),
@@ -125,11 +127,13 @@ def _write_counts(path: Path, counts: np.ndarray) -> None:
 
 
 def _fill(
-    pieces: list[Piece], number: int, part: Part, ranked: Ranked, other: int, spool: Spool
-) -> None:
+    rules: ColumnRules, pieces: list[Piece], number: int, part: Part, ranked: Ranked, other: int,
+    spool: Spool,
+) -> None:  # fmt: skip
     """Write the ids of one part beside the tokens; `~id` where training has no such token."""
     keys = spool.read(part.keys)
     ids = ranked.ids(number, len(keys), other, spool)
+    ids = ids if rules.wrap is None else ids % rules.wrap
     ids = np.where(spool.read(part.counts) == 0, ~ids, ids)
     where = zip(slices(pieces, "keys", number), slices(pieces, "ids", number), strict=True)
     for tokens, room in where:

@@ -94,7 +94,9 @@ def prepare(
     out: Annotated[Path, Option(help="Data folder to make.")],
     name: Annotated[str | None, Option(help="Name of the data in results.")] = None,
     protocol: Annotated[str, Option(help="Named preprocessing.")] = "compactrec",
-    split: Annotated[str | None, Option(help="Split rule: time, random, x4, reference.")] = None,
+    split: Annotated[
+        str | None, Option(help="Split rule: time, random, x4, reference, ...")
+    ] = None,
     validation: Annotated[
         str | None, Option(help="Validation rows: 1/14, 0.1 or a number.")
     ] = None,

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import compactrec.benchmarks.config as config_file
+import compactrec.benchmarks.protocol_file as protocol_file
+from compactrec.benchmarks.choices import parse_choice
+from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.protocol_file import (
     FOLDER,
     ProtocolFile,
@@ -16,7 +21,8 @@ from compactrec.benchmarks.protocol_file import (
     read_protocol,
 )
 from compactrec.benchmarks.protocol_note import Published
-from compactrec.models import model_names
+from compactrec.models import get_model, model_names
+from tests.cases import needs_hash
 
 NAMES = protocol_names()
 VALID: dict[str, Any] = {
@@ -50,6 +56,18 @@ def test_every_file_is_a_protocol_with_sources_and_known_models(name: str) -> No
         assert config.model == model
         figures = list(protocol.published(model))
         assert all(group.source and group.provenance and group.caveat for group, _ in figures)
+
+
+@needs_hash
+@pytest.mark.parametrize("name", NAMES)
+def test_methods_of_a_protocol_and_of_its_figures_are_known(name: str) -> None:
+    protocol = load_protocol(name)
+    named = {cell.method for group in protocol.figures for cell in group.cells}
+    assert named <= {"full", *protocol.methods}
+    for text in named | set(protocol.methods):
+        parse_choice(text)
+    for cell in (cell for group in protocol.figures for cell in group.cells):
+        assert cell.budget is None or cell.budget in protocol.budgets
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -119,3 +137,18 @@ def test_files_hold_no_number_beside_the_fields_that_are_checked() -> None:
     for name in NAMES:
         content = tomllib.loads((FOLDER / f"{name}.toml").read_text())
         assert set(content) <= set(ProtocolFile.model_fields)
+
+
+def test_what_a_model_states_of_its_training_is_not_of_the_protocol(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = {"dense_optimizer": "adagrad", "table_eps": 0.5}
+    stated = replace(get_model("dlrm"), training=own)
+    monkeypatch.setattr(protocol_file, "get_model", lambda name: stated)
+    monkeypatch.setattr(config_file, "get_model", lambda name: stated)
+    config = ProtocolFile.model_validate(VALID).config("dlrm", Path("data"), Path("out"))
+    plain = TrainConfig.model_fields
+    assert config.dense_optimizer == plain["dense_optimizer"].default
+    assert config.table_eps == plain["table_eps"].default
+    changed = ProtocolFile.model_validate({**VALID, "train": {"table_eps": 0.25}})
+    assert changed.config("dlrm", Path("data"), Path("out")).table_eps == 0.25

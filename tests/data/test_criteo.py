@@ -201,5 +201,5 @@ def test_not_criteo(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"x.csv, line 1: a Criteo file has 40 fields.*got 3"):
         prepare([source], "criteo", tmp_path / "out")
     options = PrepareOptions(protocol="dlrm-kaggle")
-    with pytest.raises(ValueError, match="on Criteo files only, got schema 'movielens-tag'"):
+    with pytest.raises(ValueError, match="on schema 'criteo' only, got schema 'movielens-tag'"):
         prepare([source], "movielens-tag", tmp_path / "out", options)
