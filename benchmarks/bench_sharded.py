@@ -60,9 +60,9 @@ from compactrec.embeddings import (
     method_names,
     size,
 )
+from compactrec.embeddings.sharding_bytes import Ranks
 from compactrec.embeddings.sharding_config import Sharding, TableSharding
 from compactrec.embeddings.sharding_estimate import estimate
-from compactrec.embeddings.sharding_plan import Ranks
 
 __all__ = ["Entrant", "main", "measure"]
 

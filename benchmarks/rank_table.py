@@ -8,8 +8,8 @@ from rich.table import Table
 from compactrec.benchmarks.budgets import format_bytes, parse_bytes
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.embeddings import AnyPlan
+from compactrec.embeddings.sharding_bytes import Ranks
 from compactrec.embeddings.sharding_estimate import RankCost, check_fits, estimate
-from compactrec.embeddings.sharding_plan import Ranks
 
 __all__ = ["rank_costs", "rank_table"]
 

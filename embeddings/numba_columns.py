@@ -40,7 +40,7 @@ __all__ = [
 ADD, SUBTRACT, MULTIPLY, PROJECT = range(4)
 BLOCK, STRIP = 64, 8
 """Rows of a block, and of a strip: as many as a tile has."""
-SOURCES = "4af93b9420cbf83e"
+SOURCES = "44464890fe67636d"
 """Of what is compiled into these loops from other files; kept code is old when it changes."""
 
 

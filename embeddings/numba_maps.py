@@ -41,7 +41,7 @@ __all__ = [
 IDENTITY, DIGIT, HASH, KEEP, CLIP, LOOK_UP, REMAP, RANK = range(8)
 LINE = 9
 """Numbers of a stream's line."""
-SOURCES = "4af93b9420cbf83e"
+SOURCES = "44464890fe67636d"
 """Of what is compiled into these loops from other files; kept code is old when it changes."""
 
 _ADD = np.uint64(0x9E3779B97F4A7C15)

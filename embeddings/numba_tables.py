@@ -18,19 +18,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from compactrec.embeddings import numba_kernels as compiled
-from compactrec.embeddings import numba_team
+from compactrec.embeddings import numba_layout, numba_team
 from compactrec.embeddings.contract import Table
 from compactrec.embeddings.decay import check_decay
 from compactrec.embeddings.fused_optimizer import ADAM_BETAS, FusedOptimizer
+from compactrec.embeddings.numba_lookup import look_up_share, weight_gradients
+from compactrec.embeddings.numba_update import update_share
 
 __all__ = ["NumbaKernel", "divide"]
 
 _KINDS = {
-    "sgd": compiled.SGD,
-    "adagrad": compiled.ADAGRAD,
-    "rowwise_adagrad": compiled.ROWWISE_ADAGRAD,
-    "adam": compiled.ADAM,
+    "sgd": numba_layout.SGD,
+    "adagrad": numba_layout.ADAGRAD,
+    "rowwise_adagrad": numba_layout.ROWWISE_ADAGRAD,
+    "adam": numba_layout.ADAM,
 }
 Integers = NDArray[np.int64]
 
@@ -99,13 +100,13 @@ class NumbaKernel:
         out = torch.empty(batch.num_bags, self._stride)
         count = _num_pieces(batch.values.size)
         bounds = np.array([batch.num_bags * i // count for i in range(count + 1)], np.int64)
-        self._run(compiled.look_up_share, batch, bounds, out)
+        self._run(look_up_share, batch, bounds, out)
         return out
 
     def gradients_of_weights(self, batch: "_Batch", grad: Tensor) -> Tensor:
         """Gradient of every weight of an id, with the rows as they are."""
         out = torch.empty(batch.values.size)
-        bad = compiled.weight_gradients(
+        bad = weight_gradients(
             self._layout, self._parts, batch.values, batch.offsets, grad.data_ptr(), self._stride,
             batch.num_bags, out.data_ptr(),
         )  # fmt: skip
@@ -115,14 +116,14 @@ class NumbaKernel:
     def step(self, batch: "_Batch", grad: Tensor) -> None:
         """The update itself."""
         self._steps += 1
-        first = self._layout[:, compiled.FIRST_PART] * batch.num_bags
+        first = self._layout[:, numba_layout.FIRST_PART] * batch.num_bags
         counts = np.diff(batch.offsets[first])
         units = divide(counts, self._trained, _num_pieces(batch.values.size))
         bounds = np.cumsum([0, *map(len, units)])
         lines, rates = np.concatenate(units), self._rates()
         scratch = np.array([self._reserved(i, mine, counts) for i, mine in enumerate(units)])
         self._run(
-            compiled.update_share, batch, bounds, grad, _KINDS[self._optimizer.name],
+            update_share, batch, bounds, grad, _KINDS[self._optimizer.name],
             lines.ctypes.data, rates.ctypes.data, self._settings.ctypes.data, scratch.ctypes.data,
         )  # fmt: skip
 
@@ -190,9 +191,9 @@ class NumbaKernel:
         for i, (table, weight) in enumerate(zip(self._tables, self._weights, strict=True)):
             addresses = [weight.data_ptr(), *(s.data_ptr() for s in self._states[table.name])]
             layout[i, : len(addresses)] = addresses
-            layout[i, compiled.DIM], layout[i, compiled.ROWS] = table.dim, table.num_rows
+            layout[i, numba_layout.DIM], layout[i, numba_layout.ROWS] = table.dim, table.num_rows
         starts = np.searchsorted(np.asarray(part_tables), np.arange(len(self._tables) + 1))
-        layout[:, compiled.FIRST_PART] = starts
+        layout[:, numba_layout.FIRST_PART] = starts
         return layout
 
 

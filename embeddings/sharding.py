@@ -42,9 +42,10 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from compactrec.embeddings.collection import CompressedEmbeddingBagCollection
 from compactrec.embeddings.fused_optimizer import FusedOptimizer
+from compactrec.embeddings.sharding_bytes import Ranks
 from compactrec.embeddings.sharding_config import Sharding
 from compactrec.embeddings.sharding_estimate import RankCost, add_bytes, check_fits
-from compactrec.embeddings.sharding_plan import Ranks, check_patterns, plan_tables, quiet_torchrec
+from compactrec.embeddings.sharding_plan import check_patterns, plan_tables, quiet_torchrec
 
 __all__ = ["check_optimizer", "gather_state", "shard"]
 

@@ -22,14 +22,9 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from compactrec.embeddings.collection import CompressedEmbeddingBagCollection
 from compactrec.embeddings.plan import AnyPlan
+from compactrec.embeddings.sharding_bytes import Ranks, shards_of, state_bytes
 from compactrec.embeddings.sharding_config import Sharding
-from compactrec.embeddings.sharding_plan import (
-    Ranks,
-    check_patterns,
-    plan_tables,
-    shards_of,
-    state_bytes,
-)
+from compactrec.embeddings.sharding_plan import check_patterns, plan_tables
 
 __all__ = ["RankCost", "add_bytes", "check_fits", "estimate"]
 

@@ -42,38 +42,18 @@ from torchrec.distributed.types import (
     CacheParams,
     EmbeddingModuleShardingPlan,
     ParameterSharding,
-    ShardingType,
 )
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
+from compactrec.embeddings.sharding_bytes import Ranks, loads_of, whole_bytes
 from compactrec.embeddings.sharding_config import Sharding, TableSharding
 
-__all__ = ["Ranks", "check_patterns", "plan_tables", "quiet_torchrec", "shards_of", "state_bytes"]
+__all__ = ["check_patterns", "plan_tables", "quiet_torchrec"]
 
 LANE = 4
 """FBGEMM's rows are multiples of this width, those of a part of a table too."""
 UNLIMITED = 2**50
-
-
-class Ranks:
-    """Which processes there are.
-
-    Args:
-        num: of all machines.
-        per_machine: of each; all by default.
-        device: ``cpu`` or ``cuda``.
-    """
-
-    def __init__(self, num: int, per_machine: int | None = None, device: str = "cpu") -> None:
-        per_machine = num if per_machine is None else per_machine
-        if num < 1 or per_machine < 1 or num % per_machine:
-            raise ValueError(
-                f"{num} ranks cannot be {per_machine} on each machine; give every machine the same "
-                f"number of processes"
-            )
-        self.num, self.per_machine, self.device = num, per_machine, device
-        self.num_machines = num // per_machine
 
 
 @contextmanager
@@ -85,16 +65,6 @@ def quiet_torchrec() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
-
-
-def state_bytes(num_rows: int, dim: int, optimizer: str) -> int:
-    """Bytes of the optimizer's state of a shard of ``num_rows x dim`` weights."""
-    per_row = {"sgd": 0, "rowwise_adagrad": 4, "adagrad": 4 * dim}
-    if optimizer not in per_row:
-        raise ValueError(
-            f"a sharded table has no optimizer {optimizer!r}; take one of {', '.join(per_row)}"
-        )
-    return num_rows * per_row[optimizer]
 
 
 def plan_tables(
@@ -110,9 +80,11 @@ def plan_tables(
     plan = EmbeddingModuleShardingPlan()
     if free:
         plan.update(_planned(free, tables.is_weighted(), sharding, ranks, optimizer))
-    load = _loads(plan, {c.name: c for c in configs}, ranks, optimizer)
+    load = loads_of(plan, {c.name: c for c in configs}, ranks, optimizer)
     generators: dict[str, ParameterShardingGenerator] = {}
-    order = sorted((c for c in configs if c.name in ruled), key=lambda c: -_bytes(c, optimizer))
+    order = sorted(
+        (c for c in configs if c.name in ruled), key=lambda c: -whole_bytes(c, optimizer)
+    )
     for config in order:
         rule = ruled[config.name]
         _check_rule(config, rule, ranks, optimizer)
@@ -121,21 +93,6 @@ def plan_tables(
         named = [c for c in configs if c.name in ruled]
         plan.update(_made(named, tables.is_weighted(), generators, ranks, ruled))
     return EmbeddingModuleShardingPlan({c.name: plan[c.name] for c in configs})
-
-
-def shards_of(
-    config: EmbeddingBagConfig, chosen: ParameterSharding, ranks: Ranks
-) -> list[tuple[int, int, int]]:
-    """``(rank, rows, columns)`` of every shard that has rows; of a copy on every rank too."""
-    if chosen.sharding_type == ShardingType.DATA_PARALLEL.value:
-        return [(r, config.num_embeddings, config.embedding_dim) for r in range(ranks.num)]
-    assert chosen.sharding_spec is not None
-    found = []
-    for shard in chosen.sharding_spec.shards:
-        rows, columns = shard.shard_sizes
-        if rows and columns:
-            found.append((shard.placement.rank(), rows, columns))
-    return found
 
 
 def check_patterns(sharding: Sharding, names: Sequence[str]) -> None:
@@ -192,7 +149,7 @@ def _generator(
     config: EmbeddingBagConfig, rule: TableSharding, ranks: Ranks, optimizer: str, load: list[int]
 ) -> ParameterShardingGenerator:
     """torchrec's constructor for a rule; ``load`` (bytes per rank) is brought up to date."""
-    num_bytes = _bytes(config, optimizer)
+    num_bytes = whole_bytes(config, optimizer)
     match rule.kind:
         case "data_parallel":
             return data_parallel()
@@ -271,7 +228,7 @@ def _planned(
     memory = sharding.rank_memory_bytes
     if (
         memory is None
-        or max(_loads(found, {c.name: c for c in configs}, ranks, optimizer)) <= memory
+        or max(loads_of(found, {c.name: c for c in configs}, ranks, optimizer)) <= memory
     ):
         return found
     return _by_bytes(configs, is_weighted, sharding, ranks, optimizer, None)
@@ -289,11 +246,11 @@ def _by_bytes(
     memory, load = sharding.rank_memory_bytes or UNLIMITED, [0] * ranks.num
     whole, rows = TableSharding(kind="table_wise"), TableSharding(kind="row_wise")
     generators: dict[str, ParameterShardingGenerator] = {}
-    for config in sorted(configs, key=lambda c: -_bytes(c, optimizer)):
-        rule = whole if min(load) + _bytes(config, optimizer) <= memory else rows
+    for config in sorted(configs, key=lambda c: -whole_bytes(c, optimizer)):
+        rule = whole if min(load) + whole_bytes(config, optimizer) <= memory else rows
         generators[config.name] = _generator(config, rule, ranks, optimizer, load)
     if max(load) > memory:
-        total = sum(_bytes(config, optimizer) for config in configs)
+        total = sum(whole_bytes(config, optimizer) for config in configs)
         why = f" ({str(error).strip().splitlines()[0].strip(' .')})" if error else ""
         raise ValueError(
             f"sharding: there is no place for {len(configs)} tables of {total:,} bytes on "
@@ -347,23 +304,3 @@ def _twin(configs: Sequence[EmbeddingBagConfig], is_weighted: bool) -> Embedding
     return EmbeddingBagCollection(
         tables=list(configs), is_weighted=is_weighted, device=torch.device("meta")
     )
-
-
-def _bytes(config: EmbeddingBagConfig, optimizer: str) -> int:
-    rows, dim = config.num_embeddings, config.embedding_dim
-    return 4 * rows * dim + state_bytes(rows, dim, optimizer)
-
-
-def _loads(
-    plan: Mapping[str, ParameterSharding],
-    configs: Mapping[str, EmbeddingBagConfig],
-    ranks: Ranks,
-    optimizer: str,
-) -> list[int]:
-    """Bytes per rank of what is placed already; of a replicated table its gradient too."""
-    load = [0] * ranks.num
-    for name, chosen in plan.items():
-        for rank, rows, dim in shards_of(configs[name], chosen, ranks):
-            copies = 2 if chosen.sharding_type == ShardingType.DATA_PARALLEL.value else 1
-            load[rank] += 4 * rows * dim * copies + state_bytes(rows, dim, optimizer)
-    return load

@@ -8,9 +8,9 @@ from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from compactrec.embeddings import Plan
+from compactrec.embeddings.sharding_bytes import Ranks
 from compactrec.embeddings.sharding_config import Sharding
 from compactrec.embeddings.sharding_estimate import estimate
-from compactrec.embeddings.sharding_plan import Ranks
 
 __all__ = ["TABLE", "wrong_bytes"]
 

@@ -17,7 +17,7 @@ from compactrec.embeddings import (
     FusedOptimizer,
     Group,
     Plan,
-    numba_kernels,
+    numba_layout,
 )
 from compactrec.embeddings.contract import Table
 from compactrec.embeddings.fused_tables import choose_kernel
@@ -110,12 +110,12 @@ def test_a_table_beyond_two_to_the_31_floats(name: str) -> None:
     kernel, small = kernel_of(name), kernel_of(name)
     shift = 2**39
     kernel._tables = (TABLES[0], Table("many", 2**40, 12, INIT), *TABLES[2:])
-    columns = {numba_kernels.WEIGHT: 12, numba_kernels.STATE1: 12, numba_kernels.STATE2: 12}
+    columns = {numba_layout.WEIGHT: 12, numba_layout.STATE1: 12, numba_layout.STATE2: 12}
     if name == "rowwise_adagrad":
-        columns[numba_kernels.STATE1] = 1
+        columns[numba_layout.STATE1] = 1
     for column, floats in columns.items():
         kernel._layout[1, column] -= 4 * floats * shift
-    kernel._layout[1, numba_kernels.ROWS] = 2**40
+    kernel._layout[1, numba_layout.ROWS] = 2**40
     ids, offsets, weights, grad = make_batch(50, 0)
     far = ids.clone()
     far[offsets[50] : offsets[150]] += shift

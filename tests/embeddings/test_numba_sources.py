@@ -8,10 +8,10 @@ import pytest
 
 pytest.importorskip("numba", reason="there are no loops to keep")
 
-COMPILED_IN = ("numba_jit.py", "numba_lanes.py", "numba_vectors.py")
+COMPILED_IN = ("numba_jit.py", "numba_lanes.py", "numba_layout.py", "numba_vectors.py")
 
 
-@pytest.mark.parametrize("name", ["numba_kernels", "numba_columns", "numba_maps"])
+@pytest.mark.parametrize("name", ["numba_lookup", "numba_update", "numba_columns", "numba_maps"])
 def test_kept_machine_code_is_of_these_sources(name: str) -> None:
     module = import_module(f"compactrec.embeddings.{name}")
     folder = Path(module.__file__ or "").parent

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from compactrec.embeddings import CompressedEmbeddingBagCollection, Feature, full_plan, size
+from compactrec.embeddings.sharding_bytes import Ranks, shards_of
 from compactrec.embeddings.sharding_config import Sharding
 from compactrec.embeddings.sharding_estimate import check_fits, estimate
-from compactrec.embeddings.sharding_plan import Ranks, plan_tables, shards_of
+from compactrec.embeddings.sharding_plan import plan_tables
 
 PLAN = full_plan(
     (

@@ -1,13 +1,6 @@
-"""The compiled loops of the fused engine's Numba kernel; ``numba_tables.py`` calls them.
+"""The compiled loops that update tables; ``numba_tables.py`` calls them.
 
-Layouts, int64. ``tables``, one line per table and one more: the columns :data:`WEIGHT` ..
-:data:`FIRST_PART` below; addresses are of float32 memory. ``parts``, one line per part: its table,
-its first column of the output. ``values`` are rows, part by part and bag by bag; ``offsets`` where
-bags begin, parts x bags + 1. The output and its gradient are ``(bags, stride)``.
-
-A function returns -1, or the place in ``values`` of a row that is out of range, before it uses that
-row. Nothing else is checked: offsets must rise from 0 to the number of values, and addresses hold
-what the layout says.
+Layouts and results are those of ``numba_layout.py``.
 """
 
 from typing import Any
@@ -31,35 +24,28 @@ from compactrec.embeddings.numba_lanes import (
     splat8,
     store,
 )
+from compactrec.embeddings.numba_layout import (
+    ADAGRAD,
+    ADAM,
+    AHEAD,
+    DIM,
+    FIRST_PART,
+    LINE,
+    ROWS,
+    ROWWISE_ADAGRAD,
+    SGD,
+    STATE1,
+    STATE2,
+    WEIGHT,
+)
 from compactrec.embeddings.numba_vectors import add_scaled, assign_scaled, dot
 
-__all__ = [
-    "ADAGRAD",
-    "ADAM",
-    "DIM",
-    "FIRST_PART",
-    "ROWS",
-    "ROWWISE_ADAGRAD",
-    "SGD",
-    "STATE1",
-    "STATE2",
-    "WEIGHT",
-    "look_up_share",
-    "update_share",
-    "weight_gradients",
-]
+__all__ = ["update_share"]
 
-WEIGHT, STATE1, STATE2, DIM, ROWS, FIRST_PART = range(6)
-SGD, ADAGRAD, ROWWISE_ADAGRAD, ADAM = range(4)
-
-_AHEAD = 16
-"""How many rows ahead memory is asked for."""
-_LINE = 16
-"""Floats per cache line."""
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _ONE = np.float32(1)
 
-SOURCES = "4af93b9420cbf83e"
+SOURCES = "44464890fe67636d"
 """Of what is compiled into these loops from other files; kept code is old when it changes."""
 
 
@@ -104,74 +90,6 @@ def _adam(
 
 
 @jit
-def _look_up(
-    tables: Any,
-    parts: Any,
-    values: Any,
-    offsets: Any,
-    scales: Any,
-    out: Any,
-    stride: Any,
-    bags: Any,
-    first: Any,
-    last: Any,
-) -> Any:
-    """Write the sums of bags ``first .. last - 1``; ``scales``: address of weights of ids, or 0."""
-    for p in range(parts.shape[0]):
-        t = parts[p, 0]
-        dim, rows, weight = tables[t, DIM], tables[t, ROWS], tables[t, WEIGHT]
-        row_bytes = 4 * dim
-        end = offsets[p * bags + last]
-        high = offsets[p * bags + first]
-        for b in range(first, last):
-            low, high = high, offsets[p * bags + b + 1]
-            to = out + 4 * (b * stride + parts[p, 1])
-            for k in range(0, dim, _LINE):
-                prefetch_to_write(to, _AHEAD * stride + k)
-            if low == high:
-                for k in range(0, dim, 4):
-                    store(to, k, splat4(np.float32(0)))
-            for i in range(low, high):
-                if i + _AHEAD < end:
-                    for k in range(0, dim, _LINE):
-                        prefetch(weight + values[i + _AHEAD] * row_bytes, k)
-                row = values[i]
-                if row < 0 or row >= rows:
-                    return i
-                scale = load1(scales, i) if scales else _ONE
-                if i == low:
-                    assign_scaled(to, weight + row * row_bytes, scale, dim)
-                else:
-                    add_scaled(to, weight + row * row_bytes, scale, dim)
-    return -1
-
-
-@jit
-def weight_gradients(
-    tables: Any,
-    parts: Any,
-    values: Any,
-    offsets: Any,
-    grad: Any,
-    stride: Any,
-    bags: Any,
-    out: Any,
-) -> Any:
-    """Gradient of the weight of every id: its row times the gradient of its bag."""
-    for p in range(parts.shape[0]):
-        t = parts[p, 0]
-        dim = tables[t, DIM]
-        for b in range(bags):
-            for i in range(offsets[p * bags + b], offsets[p * bags + b + 1]):
-                row = values[i]
-                if row < 0 or row >= tables[t, ROWS]:
-                    return i
-                at = grad + 4 * (b * stride + parts[p, 1])
-                store(out, i, dot(tables[t, WEIGHT] + 4 * row * dim, at, dim))
-    return -1
-
-
-@jit
 def _sum(
     tables: Any,
     parts: Any,
@@ -207,8 +125,8 @@ def _sum(
         for b in range(bags):
             low, high = high, offsets[p * bags + b + 1]
             at = grad + 4 * (b * stride + parts[p, 1])
-            for k in range(0, dim, _LINE):
-                prefetch(at, _AHEAD * stride + k)
+            for k in range(0, dim, LINE):
+                prefetch(at, AHEAD * stride + k)
             for i in range(low, high):
                 row = values[i]
                 if row < 0 or row >= rows:
@@ -230,6 +148,20 @@ def _sum(
                 else:
                     add_scaled(sums + 4 * np.int64(s) * dim, at, scale, dim)
     return count
+
+
+@jit
+def _ask_for(kind: Any, tables: Any, t: Any, row: Any, state_dim: Any) -> None:
+    """Have the memory of a row brought near: its weights and what the optimizer keeps of it."""
+    dim = tables[t, DIM]
+    for k in range(0, dim, LINE):
+        prefetch_to_write(tables[t, WEIGHT] + 4 * row * dim, k)
+    if kind != SGD:
+        for k in range(0, state_dim, LINE):
+            prefetch_to_write(tables[t, STATE1] + 4 * row * state_dim, k)
+    if kind == ADAM:
+        for k in range(0, dim, LINE):
+            prefetch_to_write(tables[t, STATE2] + 4 * row * dim, k)
 
 
 @jit
@@ -271,16 +203,8 @@ def _update(
         dim, rate = tables[t, DIM], rates[t, 0]
         state_dim = 1 if kind == ROWWISE_ADAGRAD else dim
         for s in range(count):
-            if s + _AHEAD < count:
-                ahead = distinct[s + _AHEAD]
-                for k in range(0, dim, _LINE):
-                    prefetch_to_write(tables[t, WEIGHT] + 4 * ahead * dim, k)
-                if kind != SGD:
-                    for k in range(0, state_dim, _LINE):
-                        prefetch_to_write(tables[t, STATE1] + 4 * ahead * state_dim, k)
-                if kind == ADAM:
-                    for k in range(0, dim, _LINE):
-                        prefetch_to_write(tables[t, STATE2] + 4 * ahead * dim, k)
+            if s + AHEAD < count:
+                _ask_for(kind, tables, t, distinct[s + AHEAD], state_dim)
             row = distinct[s]
             w = tables[t, WEIGHT] + 4 * row * dim
             m = tables[t, STATE1] + 4 * row * state_dim
@@ -299,26 +223,6 @@ def _update(
                 v = tables[t, STATE2] + 4 * row * dim
                 _adam(w, m, v, g, dim, rate, eps, rates[t, 1], b1, b2)
     return -1
-
-
-@share
-def look_up_share(address: Any) -> None:
-    """A piece is some bags: ``results, bounds, tables, their number, parts, their number, values,
-    their number, offsets, scales, out, stride, bags``."""
-    job = integers(address)
-    while True:
-        piece = claim(address)
-        if piece >= job[1]:
-            return
-        results, bounds = integers(job[2]), integers(job[3])
-        tables = carray(integers(job[4]), (job[5], 6))
-        parts = carray(integers(job[6]), (job[7], 2))
-        values, bags = carray(integers(job[8]), (job[9],)), job[14]
-        offsets = carray(integers(job[10]), (job[7] * bags + 1,))
-        results[piece] = _look_up(
-            tables, parts, values, offsets, job[11], job[12], job[13], bags, bounds[piece],
-            bounds[piece + 1],
-        )  # fmt: skip
 
 
 @share
