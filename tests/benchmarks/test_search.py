@@ -1,8 +1,7 @@
 """The search loop: what moves when, what it reads, what it finds, and that it can be resumed."""
 
 import json
-import subprocess
-import sys
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,8 @@ from compactrec.data.loader import BatchLoader
 from compactrec.embeddings import get_method, load_plan, method_names, size
 from tests.benchmarks.folder import ROWS
 from tests.benchmarks.toy_search import ToySupernet, base_config
+from tests.run_code import run_code
 
-ROOT = Path(__file__).resolve().parents[2]
 STEPS = -(-ROWS["train"] // 64)
 VALIDATION_STEPS = -(-ROWS["validation"] // 64)
 BASELINES = {name for name in method_names() if get_method(name).baseline}
@@ -195,7 +194,7 @@ def test_serving_the_start_is_what_the_search_validated(data: Path, tmp_path: Pa
 
 
 KILLED = """
-import json, os, signal, sys
+import json, os, signal
 import torch
 torch.set_num_threads(1)
 from compactrec.benchmarks import search_loop
@@ -205,11 +204,11 @@ from compactrec.benchmarks.search_config import SearchConfig
 from compactrec.embeddings.search import register_search
 from tests.benchmarks.toy_search import TOY, base_config
 register_search(TOY)
-config = SearchConfig.model_validate(json.loads(sys.argv[1]))
+config = SearchConfig.model_validate(json.loads({config!r}))
 real, calls = search_loop.SearchLoop._step, [0]
 def deadly(self, *arguments):
     calls[0] += 1
-    if calls[0] == int(sys.argv[2]):
+    if calls[0] == {call}:
         os.kill(os.getpid(), signal.SIGKILL)
     real(self, *arguments)
 search_loop.SearchLoop._step = deadly
@@ -225,16 +224,9 @@ def test_a_killed_search_ends_with_the_same_plans(data: Path, tmp_path: Path) ->
     )
     config = search_config("toy", {}, (6_000,), base_config(data, tmp_path / "killed", **every))
     for call in (12, STEPS // 2, 30):
-        command = [sys.executable, "-c", KILLED, config.model_dump_json(), str(call)]
-        run = subprocess.run(
-            command,
-            cwd=ROOT,
-            env={"PYTHONPATH": "src:."},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert run.returncode == -9, run.stderr
+        code = KILLED.format(config=config.model_dump_json(), call=call)
+        status, _, errors = run_code(code, tmp_path, 120)
+        assert status == -signal.SIGKILL, errors
     resumed = search(config)
     assert untimed(resumed) == untimed(whole)
     starts = [

@@ -23,6 +23,7 @@ from compactrec.data.schema import Dense, Label, Layout, Sparse, TableSchema
 from compactrec.data.spool import Spool
 from compactrec.locks import locked
 from tests.data.folders import GOLDEN_LINES, criteo_line, read_rows
+from tests.run_code import command, run_code
 
 GOOD = [criteo_line(row % 2, {}, {"C1": f"{row:08x}"}, row) for row in range(60)]
 
@@ -233,7 +234,9 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("stage", ["numbering", "writing"])
-def test_killed_run_leaves_nothing_that_looks_whole(tmp_path: Path, stage: str) -> None:
+def test_killed_run_leaves_nothing_that_looks_whole(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, stage: str
+) -> None:
     source, out = write(tmp_path, GOOD), tmp_path / "out"
     code = (
         "import os, signal, sys; from compactrec.data.prepare import prepare\n"
@@ -241,10 +244,8 @@ def test_killed_run_leaves_nothing_that_looks_whole(tmp_path: Path, stage: str) 
         f"    if stage == {stage!r}: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"prepare([{str(source)!r}], 'criteo', {str(out)!r}, None, stop)"
     )
-    environment = {**os.environ, "PYTHONPATH": "src"}
-    root = Path(__file__).parents[2]
-    ended = subprocess.run([sys.executable, "-c", code], env=environment, cwd=root, check=False)
-    assert ended.returncode == -signal.SIGKILL
+    status, _, errors = run_code(code, tmp_path_factory.mktemp("run"), 60)
+    assert status == -signal.SIGKILL, errors
     assert not out.exists()
     assert (tmp_path / ".out.partial").exists()
     manifest = prepare([source], "criteo", out)
@@ -283,14 +284,11 @@ def test_lock_whose_file_is_taken_away_meanwhile(
 
 def test_a_second_process_is_refused(tmp_path: Path) -> None:
     source, out = write(tmp_path, GOOD), tmp_path / "out"
-    command = [sys.executable, "-m", "compactrec.cli", "prepare", "criteo", source, "--out", out]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+    words = ["prepare", "criteo", str(source), "--out", str(out)]
     with locked(out):
-        ended = subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=False
-        )
-    assert ended.returncode == 1
-    assert "another run is writing" in " ".join(ended.stderr.split())
+        status, _, errors = run_code(command(words), tmp_path, 60)
+    assert status == 1
+    assert "another run is writing" in " ".join(errors.split())
     assert not out.exists()
 
 
