@@ -10,6 +10,8 @@ from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
+import torch
+
 from compactrec.benchmarks.memory import give_freed_memory_back
 
 __all__ = [
@@ -24,12 +26,13 @@ _STATUS = Path("/proc/self/status")
 
 
 def describe_environment(num_threads: int) -> dict[str, str | int | None]:
-    """Commit (None outside a git checkout), versions, CPU name, number of threads."""
+    """Commit (None outside a git checkout), versions, CPU and its vector unit, threads."""
     return {
         "commit": _commit(),
         "python": platform.python_version(),
         **library_versions(),
         "cpu": _cpu(),
+        "vectors": torch.backends.cpu.get_cpu_capability(),
         "num_threads": num_threads,
     }
 
