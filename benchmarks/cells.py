@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from compactrec.benchmarks.budgets import format_bytes
 from compactrec.benchmarks.choices import FULL
+from compactrec.benchmarks.space import settings_text
 from compactrec.benchmarks.summary import Row, Summary, Versus
 from compactrec.benchmarks.texts import SIGNS, budget_text, estimate_text
 
@@ -70,7 +71,7 @@ def _line(summary: Summary, row: Row) -> Line:
     tag = "baseline" if row.baseline and row.method != FULL else ""
     if row.trial:
         tag = f"{tag}, {row.trial}" if tag else row.trial
-    name = Cell(row.method, row.method, tag=tag)
+    name = Cell(row.method, row.method, tag=tag, title=settings_text(row.settings))
     budget = Cell(row.budget or "-", str(row.budget_bytes or ""), title=budget_text(row))
     if row.auc is None:
         reason = Cell(row.reason or "no result", kind="reason", span=len(columns_of(summary)) - 2)

@@ -4,7 +4,7 @@
     out/plans/<cell>.json       one plan per cell (method x budget), and one per seed for methods
                                 that draw hash functions: every seed draws its own
     out/runs/<cell>_seed0_<id>  one folder per run; <id> is a hash of config, plan and data
-    out/trials/...              the same for tuning; their test split stays closed
+    out/trials/..., tune.json   the same for tuning; their test split stays closed
     out/searches/...            the same for searches, one for every seed; one serves all budgets
 
 The folder of a run carries a hash of all that decides its result. So the same request again skips
@@ -16,33 +16,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from compactrec.benchmarks.choices import FULL, changed, parse_method, with_baselines
 from compactrec.benchmarks.config import TrainConfig
-from compactrec.benchmarks.jobs import Job, make_jobs, placed, plain
+from compactrec.benchmarks.grid import make_grid, require_budgets
+from compactrec.benchmarks.jobs import Job, placed
 from compactrec.benchmarks.protocol_note import ProtocolNote
 from compactrec.benchmarks.result import Result
-from compactrec.benchmarks.runs import (
-    Failure,
-    Progress,
-    Runner,
-    num_cores,
-    run_all,
-    trained_already,
-)
+from compactrec.benchmarks.runs import Failure, Progress, Runner, run_all, trained_already
 from compactrec.benchmarks.searches import Searcher, num_searches, run_searches
-from compactrec.benchmarks.study import (
-    COMPARE_NAME,
-    Cell,
-    CompareFile,
-    DataNote,
-    RunEntry,
-    Trial,
-)
-from compactrec.benchmarks.tuning import TRIALS
+from compactrec.benchmarks.study import COMPARE_NAME, Cell, CompareFile, RunEntry
+from compactrec.benchmarks.tune_file import TuneFile, apply_tuned, tune_file
+from compactrec.benchmarks.tuning import Tuning, tune_jobs
 from compactrec.data.manifest import Manifest
 from compactrec.locks import locked
 
@@ -65,18 +52,23 @@ class CompareRequest(BaseModel):
     the full tables alone."""
     num_seeds: int = Field(default=3, ge=1)
     """Seeds 0 .. num_seeds - 1; three or more give intervals worth reading."""
-    num_trials: int = Field(default=1, ge=1, le=len(TRIALS))
-    """Settings tried for every cell, full included; 1 trains all with the base config. Trials use a
-    seed of their own (`num_seeds`), so that no reported run was picked for its luck."""
+    tuning: Tuning = Tuning()
+    """Settings tried for every cell, full included."""
+    tuned: Path | None = None
+    """A `tune.json` with the settings of all cells, instead of tuning here."""
     num_jobs: int = Field(default=1, ge=1)
     """Runs at once, each with its share of the cores."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.methods and not self.budgets:
+        require_budgets(self.methods, self.budgets)
+        if self.tuned is not None and self.tuning.is_on:
             raise ValueError(
-                f"methods {list(self.methods)} need a budget to be compared at; give one or more"
+                f"{self.tuned} has the settings already, and {self.tuning.num_trials} trials were "
+                f"asked for; give one of --tuned and --trials"
             )
+        if self.tuning.is_on and self.tuning.seed < self.num_seeds:
+            raise ValueError(_twice(self.tuning.seed))
         return self
 
 
@@ -119,121 +111,51 @@ def _compare(
     console: Console | None,
     protocol: ProtocolNote | None,
 ) -> CompareFile:
-    choices = with_baselines(request.methods) if request.budgets else [parse_method(FULL)]
-    manifest = Manifest.load(base.data)
-    note = _note(manifest)
+    tuning = request.tuning.resolve(base) if request.tuning.is_on else request.tuning
+    file = None if request.tuned is None else TuneFile.load(request.tuned)
+    if file is not None:
+        tuning = file.tuning
+        if tuning.seed < request.num_seeds:
+            raise ValueError(_twice(tuning.seed))
     there = CompareFile.load(base.out) if (base.out / COMPARE_NAME).is_file() else None
-    _refuse_other_data(there, base.out, note)
-    base = _with_threads(base, request.num_jobs, there)
-    (base.out / "plans").mkdir(parents=True, exist_ok=True)
-
-    jobs, full_bytes = make_jobs(request.budgets, choices, base, manifest)
+    grid = make_grid(request.methods, request.budgets, base, request.num_jobs, there)
+    if file is not None and request.tuned is not None:
+        apply_tuned(file, grid, request.tuned)
     seeds = tuple(range(request.num_seeds))
-    own = {"method", "budget_bytes", "options", "seed"}
-    shared = {k: v for k, v in base.resolved().items() if k not in own}
-    shared |= {"num_trials": request.num_trials, "num_jobs": request.num_jobs}
+    shared = {**grid.shared, "num_trials": tuning.num_trials, "num_jobs": request.num_jobs}
+    if tuning.is_on:
+        shared["tuning"] = tuning.model_dump(mode="json", exclude={"num_trials"}, exclude_none=True)
 
     def state() -> CompareFile:
         file = CompareFile(
-            data=note, seeds=seeds, full_serving_bytes=full_bytes, config=shared,
-            cells=tuple(job.cell for job in jobs), protocol=protocol,
+            data=grid.note, seeds=seeds, full_serving_bytes=grid.full_bytes, config=shared,
+            cells=tuple(job.cell for job in grid.jobs), protocol=protocol,
         )  # fmt: skip
         file.save(base.out)
         return file
 
-    ready = sum(job.config is not None for job in jobs)
-    tuning = request.num_trials if request.num_trials > 1 else 0
-    draws = (*seeds, request.num_seeds) if tuning else seeds
-    total = ready * (tuning + len(seeds)) + num_searches(jobs) * len(draws)
+    num_trials = tuning.num_trials if request.tuning.is_on else 0
+    draws = (*seeds, tuning.seed) if num_trials else seeds
+    total = grid.num_ready * (num_trials + len(seeds)) + num_searches(grid.jobs) * len(draws)
     with Progress(total, request.num_jobs, console) as progress:
         state()
-        run_searches(jobs, draws, base, manifest, searcher, request.num_jobs, progress)
+        run_searches(
+            grid.jobs, draws, grid.base, grid.manifest, searcher, request.num_jobs, progress
+        )
         state()
-        if tuning:
-            _tune(jobs, request, manifest, runner, progress)
+        if num_trials:
+            tune_jobs(grid.jobs, tuning, grid.manifest, runner, request.num_jobs, progress)
+            tune_file(grid, tuning).save(base.out)
             state()
-        _final_runs(jobs, request, seeds, manifest, runner, progress, state)
+        _final_runs(grid.jobs, request, seeds, grid.manifest, runner, progress, state)
     return state()
 
 
-def _note(manifest: Manifest) -> DataNote:
-    return DataNote(
-        name=manifest.name,
-        protocol=manifest.protocol,
-        manifest_sha256=manifest.sha256(),
-        num_rows={name: split.num_rows for name, split in manifest.splits.items()},
-        num_features=len(manifest.sparse),
-        best_auc=manifest.best_auc,
+def _twice(seed: int) -> str:
+    return (
+        f"seed {seed} would be tuned with and reported, so the run that was picked for its luck "
+        f"too; compare fewer seeds, or tune with another seed"
     )
-
-
-def _refuse_other_data(there: CompareFile | None, out: Path, note: DataNote) -> None:
-    if there is not None and there.data.manifest_sha256 != note.manifest_sha256:
-        raise ValueError(
-            f"{out} holds a comparison on other data: {there.data.name} (manifest "
-            f"{there.data.manifest_sha256[:8]}), and this is {note.name} (manifest "
-            f"{note.manifest_sha256[:8]}); give another --out folder"
-        )
-
-
-def _with_threads(base: TrainConfig, num_jobs: int, there: CompareFile | None) -> TrainConfig:
-    """Every job its share of the cores; a comparison that goes on keeps the threads it had.
-
-    Threads decide the rounding, so other ones would make finished runs those of another request.
-    """
-    if base.num_threads is not None:
-        return base
-    kept = None if there is None else there.config.get("num_threads")
-    if kept is None and num_jobs > 1:
-        kept = max(1, num_cores() // num_jobs)
-    return changed(base, num_threads=kept)
-
-
-def _tune(
-    jobs: list[Job],
-    request: CompareRequest,
-    manifest: Manifest,
-    runner: Runner,
-    progress: Progress,
-) -> None:
-    """Choose each cell's setting by validation AUC; every cell has the same number of trials."""
-    names = list(TRIALS)[: request.num_trials]
-    wanted: dict[str, tuple[Job, str, TrainConfig]] = {}
-    for job in jobs:
-        if job.config is None or (job.search is not None and request.num_seeds not in job.found):
-            continue
-        for name in names:
-            config = TRIALS[name].apply(job.config)
-            config = changed(config, score_test=False)
-            prefix = f"{plain(name)}_"
-            config = placed(config, job, request.num_seeds, "trials", manifest, prefix)
-            wanted[f"{job.title}, trial {name!r}"] = (job, name, config)
-    configs = {title: config for title, (_, _, config) in wanted.items()}
-    outcomes = dict(run_all(configs, runner, request.num_jobs, progress, trained_already))
-    for job in jobs:
-        trials = tuple(
-            _trial(name, config, outcomes[title])
-            for title, (owner, name, config) in wanted.items()
-            if owner is job
-        )
-        tried = [t for t in trials if t.validation_auc is not None]
-        update: dict[str, Any] = {"trials": trials}
-        if tried:
-            best = max(tried, key=lambda t: t.validation_auc or 0.0)
-            update["trial"] = best.name
-            assert job.config is not None
-            job.config = TRIALS[best.name].apply(job.config)
-        elif job.config is not None and trials:
-            mine = (o for title, o in outcomes.items() if wanted[title][0] is job)
-            reasons = sorted({o.reason for o in mine if isinstance(o, Failure)})
-            update["reason"] = f"every trial failed: {'; '.join(reasons)}"
-            job.config = None
-        job.cell = job.cell.model_copy(update=update)
-
-
-def _trial(name: str, config: TrainConfig, outcome: Result | Failure) -> Trial:
-    auc = None if isinstance(outcome, Failure) else outcome.validation.auc
-    return Trial(name=name, path=f"trials/{config.out.name}", validation_auc=auc)
 
 
 def _final_runs(

@@ -17,7 +17,7 @@ __all__ = ["load_study"]
 _PER_RUN = frozenset(
     {
         "method", "budget_bytes", "threshold", "options", "seed", "num_threads", "num_jobs",
-        "num_trials",
+        "num_trials", "tuning",
         "table_learning_rate", "dense_learning_rate", "dense_weight_decay", "embedding_decay",
     }
 )  # fmt: skip
@@ -88,6 +88,7 @@ def _from_compare(folder: Path) -> tuple[Path, Study]:
                 reason=reason,
                 missing=tuple(missing),
                 trial=cell.trial,
+                settings=cell.settings,
                 results=results,
                 predictions=predictions,
                 searches=searches,
@@ -207,7 +208,7 @@ def _merge(cells: Iterable[StudyCell]) -> list[StudyCell]:
         merged[key] = StudyCell(
             cell.method, cell.baseline, old.budget or cell.budget, cell.budget_bytes,
             None if old.results or cell.results else old.reason,
-            old.missing + cell.missing, old.trial or cell.trial,
+            old.missing + cell.missing, old.trial or cell.trial, old.settings or cell.settings,
             old.results | cell.results, old.predictions | cell.predictions,
             old.searches | cell.searches,
         )  # fmt: skip

@@ -16,6 +16,7 @@ from compactrec.benchmarks.protocol_data import data_folder, marks_of
 from compactrec.benchmarks.protocol_file import FigureCell, Figures, ProtocolFile
 from compactrec.benchmarks.protocol_note import ProtocolNote, Published
 from compactrec.benchmarks.runs import Runner
+from compactrec.benchmarks.tuning import Tuning
 from compactrec.data.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class ProtocolRequest(BaseModel):
     """Empty: the protocol's."""
     num_seeds: int | None = Field(default=None, ge=1)
     """None: the protocol's."""
-    num_trials: int = Field(default=1, ge=1)
+    tuning: Tuning = Tuning()
     num_jobs: int = Field(default=1, ge=1)
     changes: dict[str, Any] = {}
     """Fields of training that were asked for."""
@@ -83,7 +84,7 @@ def run_protocol(
         methods=request.methods or protocol.methods,
         budgets=request.budgets or protocol.budgets,
         num_seeds=request.num_seeds or protocol.seeds,
-        num_trials=request.num_trials,
+        tuning=request.tuning,
         num_jobs=request.num_jobs,
     )
     folders = []
@@ -104,8 +105,9 @@ def changes_of(protocol: ProtocolFile, model: str, request: ProtocolRequest) -> 
     for name in sorted((fixed.keys() | asked.keys()) - free):
         if fixed.get(name) != asked.get(name):
             yield f"{name} {_text(asked.get(name))} instead of {_text(fixed.get(name))}"
-    if request.num_trials > 1:
-        yield f"{request.num_trials} settings tried on validation rows instead of the published one"
+    if request.tuning.is_on:
+        num = request.tuning.num_trials
+        yield f"{num} settings tried on validation rows instead of the published one"
 
 
 def _flat(config: TrainConfig) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from compactrec.benchmarks.protocol_note import ProtocolNote
 from compactrec.benchmarks.result import Result
@@ -64,9 +64,14 @@ class Trial(_Frozen):
     """One setting tried while tuning; judged on validation rows alone."""
 
     name: str
+    settings: dict[str, JsonValue] = {}
+    """Field of training or option of the model -> value."""
     path: str
+    """Folder of its run; empty where the settings do not go together."""
     validation_auc: float | None = None
     """None when the trial failed."""
+    reason: str | None = None
+    """Why it failed."""
 
 
 class Cell(_Frozen):
@@ -82,6 +87,10 @@ class Cell(_Frozen):
     """Why there is no plan at this budget; None when there is one."""
     trial: str | None = None
     """Name of the setting chosen; None when nothing was tuned."""
+    settings: dict[str, JsonValue] = {}
+    """The setting chosen."""
+    edges: tuple[str, ...] = ()
+    """What of it stands at an end of the space: a wider one may hold a better value."""
     trials: tuple[Trial, ...] = ()
     searches: tuple[RunEntry, ...] = ()
     """The searches behind the plans, one for every seed; empty for a method with a budget."""
@@ -138,6 +147,7 @@ class StudyCell:
     missing: tuple[str, ...] = ()
     """Runs without a result, in words."""
     trial: str | None = None
+    settings: dict[str, JsonValue] = field(default_factory=dict)
     results: dict[int, Result] = field(default_factory=dict)
     """seed -> result."""
     predictions: dict[int, Path] = field(default_factory=dict)

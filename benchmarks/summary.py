@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 from compactrec.benchmarks.choices import FULL
 from compactrec.benchmarks.protocol_note import ProtocolNote
@@ -83,6 +83,9 @@ class Row(_Frozen):
     """Why there is no result."""
     missing: tuple[str, ...] = ()
     trial: str | None = None
+    """The setting that tuning chose."""
+    settings: dict[str, JsonValue] = {}
+    """What it is: field of training or option of the model -> value."""
     seeds: tuple[int, ...] = ()
     bytes: dict[str, int] = {}
     """serving, training, table, auxiliary, dense and optimizer bytes."""
@@ -185,7 +188,8 @@ def summarise(study: Study, baseline: str | None = None, num_resamples: int = 20
 def _row(cell: StudyCell, full: StudyCell | None, full_bytes: int | None) -> Row:
     base = Row(
         method=cell.method, baseline=cell.baseline, budget=cell.budget, trial=cell.trial,
-        budget_bytes=cell.budget_bytes, reason=cell.reason, missing=cell.missing,
+        settings=cell.settings, budget_bytes=cell.budget_bytes, reason=cell.reason,
+        missing=cell.missing,
     )  # fmt: skip
     if not cell.results:
         return base

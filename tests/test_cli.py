@@ -29,8 +29,8 @@ from tests.benchmarks.made_files import made_criteo
 from tests.cases import SOME, needs_hash
 
 COMMANDS = (
-    "methods", "models", "protocols", "prepare", "plan", "train", "search", "compare", "report",
-    "demo",
+    "methods", "models", "protocols", "prepare", "plan", "train", "search", "tune", "compare",
+    "report", "demo",
 )  # fmt: skip
 Captured = pytest.CaptureFixture[str]
 

@@ -129,6 +129,7 @@ def test_wheel_holds_every_module_and_nothing_else(tmp_path: Path) -> None:
     rest = {name for name in names if not name.endswith(".py") and ".dist-info/" not in name}
     shipped = [
         *(ROOT / "benchmarks").rglob("*.j2"), *(ROOT / "benchmarks").rglob("protocols/*.toml"),
+        *(ROOT / "benchmarks").rglob("spaces/*.toml"),
         *(ROOT / "data").rglob("schemas/*.toml"),
     ]  # fmt: skip
     assert len(shipped) >= 2

@@ -19,11 +19,14 @@ from compactrec.options import (
     Data,
     Dim,
     ModelName,
+    Sampler,
+    SpaceFile,
     TrainOptions,
     listed,
     number,
     only_data,
     train_config,
+    tuning_of,
     with_train_options,
 )
 
@@ -272,6 +275,52 @@ def search(
 
 @app.command()
 @with_train_options
+def tune(
+    data: Data,
+    budget: Annotated[list[str], Option(help=BUDGET + " Several: 1/4,1/16.")],
+    methods: Annotated[
+        str,
+        Option(
+            help="Methods or searches, comma-separated, with options; the baselines are added. "
+            "[all methods]"
+        ),
+    ] = "",
+    trials: Annotated[
+        int, Option(min=2, help="Settings tried for each cell, the base config the first.")
+    ] = 8,
+    space: SpaceFile = None,
+    sampler: Sampler = None,
+    seed: Annotated[
+        int | None,
+        Option(min=0, help="Of settings and trials; none that is compared with later. [1000005]"),
+    ] = None,
+    out: Annotated[Path, Option(help="Folder of the tuning.")] = Path("runs/tune"),
+    jobs: Annotated[int, Option(min=1, help="Runs at once; the cores are shared out.")] = 1,
+    *,
+    options: TrainOptions,
+) -> None:
+    """The best of as many settings for every method.
+
+    Full tables and baselines are tuned like the methods asked for: as many trials in the same
+    space, judged on validation rows; the test split stays closed. A tuning that was interrupted
+    goes on. Writes tune.json, which `compare --tuned` takes.
+    """
+    from compactrec.benchmarks.tune import TuneRequest
+    from compactrec.benchmarks.tune import tune as run
+    from compactrec.benchmarks.tune_file import TUNE_NAME
+    from compactrec.benchmarks.tune_table import tune_table
+
+    request = TuneRequest(
+        methods=listed([methods]), budgets=listed(budget), num_jobs=jobs,
+        tuning=tuning_of(trials, space, sampler, seed),
+    )  # fmt: skip
+    console = _console()
+    console.print(tune_table(run(request, options.train_config(data, out), console=console)))
+    console.print(f"written: {out / TUNE_NAME}", soft_wrap=True)
+
+
+@app.command()
+@with_train_options
 def compare(
     data: Annotated[
         list[Path],
@@ -303,9 +352,15 @@ def compare(
         bool,
         Option("--allow-changes", help="With --protocol: change what it fixes, and list that."),
     ] = False,
-    tune: Annotated[
-        int, Option(min=1, help="Settings tried for each method, chosen on validation.")
-    ] = 1,
+    trials: Annotated[
+        int | None,
+        Option(min=1, help="Settings tried for each cell, full too, chosen on validation. [1]"),
+    ] = None,
+    space: SpaceFile = None,
+    sampler: Sampler = None,
+    tuned: Annotated[
+        Path | None, Option(help="The tune.json of `tune`: train with the settings chosen there.")
+    ] = None,
     jobs: Annotated[int, Option(min=1, help="Runs at once; the cores are shared out.")] = 1,
     baseline: Annotated[
         str | None, Option(help="Method that the others are tested against. [hash, if there]")
@@ -324,20 +379,30 @@ def compare(
     from compactrec.benchmarks.compare import compare as run
     from compactrec.benchmarks.report import write_report
     from compactrec.benchmarks.study import CompareFile
+    from compactrec.benchmarks.tune_file import TUNE_NAME, TuneFile
+    from compactrec.benchmarks.tune_table import tune_table
 
     console = _console()
-    asked = {"methods": listed([methods]), "budgets": listed(budget or []), "num_trials": tune}
-    asked |= {"num_jobs": jobs, "num_seeds": seeds}
+    asked: dict[str, Any] = {"methods": listed([methods]), "budgets": listed(budget or [])}
+    asked |= {"num_jobs": jobs, "num_seeds": seeds, "tuning": tuning_of(trials, space, sampler)}
     if protocol is not None:
+        if tuned is not None:
+            raise ValueError(
+                f"--tuned {tuned} holds settings of one model and training, and --protocol has "
+                f"those that were published; give --trials with --allow-changes, or one of the two"
+            )
         files = {"train": data, "validation": validation_file or [], "test": test_file or []}
         asked |= {"files": {k: v for k, v in files.items() if v}, "out": out}
         folders = _run_protocol(protocol, asked, options, allow_changes, console)
     else:
         folder = only_data(data, budget, validation_file, test_file, allow_changes)
+        asked["tuned"] = tuned
         request = CompareRequest.model_validate({k: v for k, v in asked.items() if v is not None})
         run(request, options.train_config(folder, out), console=console)
         folders = [out]
     for folder in folders:
+        if trials is not None and trials > 1:
+            console.print(tune_table(TuneFile.load(folder / TUNE_NAME)))
         _show_report(write_report([folder], folder, baseline=baseline), console)
     if failed := sum(CompareFile.load(folder).num_failed for folder in folders):
         raise ValueError(f"{failed} run(s) failed, see above; the same command tries them again")

@@ -14,6 +14,7 @@ from typer import Option
 
 if TYPE_CHECKING:
     from compactrec.benchmarks.config import TrainConfig
+    from compactrec.benchmarks.tuning import Tuning
 
 __all__ = [
     "BUDGET",
@@ -21,11 +22,14 @@ __all__ = [
     "Data",
     "Dim",
     "ModelName",
+    "Sampler",
+    "SpaceFile",
     "TrainOptions",
     "listed",
     "number",
     "only_data",
     "train_config",
+    "tuning_of",
     "with_train_options",
 ]
 
@@ -39,6 +43,17 @@ ConfigFile = Annotated[
     Option(
         help="TOML file with further fields of the training config and options of the model; "
         "options here win."
+    ),
+]
+SpaceFile = Annotated[
+    Path | None, Option(help="TOML file of what tuning chooses from. [rates, decay, dropout]")
+]
+Sampler = Annotated[
+    str | None,
+    Option(
+        help="Where settings come from: sobol, the same for all; or tpe, by what a cell's trials "
+        "gave (needs the extra 'tune'). [sobol]",
+        metavar="NAME",
     ),
 ]
 
@@ -152,6 +167,25 @@ def _fields_of(file: Path | None) -> dict[str, Any]:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{file} is not valid TOML: {error}") from error
+
+
+def tuning_of(
+    trials: int | None, space: Path | None, sampler: str | None, seed: int | None = None
+) -> Tuning:
+    """How cells are tuned; no trials: not at all. Raises ValueError for options without effect."""
+    from compactrec.benchmarks.space import Space
+    from compactrec.benchmarks.tuning import Tuning
+
+    if (trials is None or trials < 2) and (space or sampler):
+        raise ValueError(
+            f"{'--space' if space else '--sampler'} is for tuning, and nothing is tuned; give "
+            f"--trials with two or more"
+        )
+    given = {
+        "num_trials": trials, "sampler": sampler, "seed": seed,
+        "space": None if space is None else Space.load(space),
+    }  # fmt: skip
+    return Tuning.model_validate({name: v for name, v in given.items() if v is not None})
 
 
 def listed(texts: Iterable[str]) -> tuple[str, ...]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
 
+from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.metrics import evaluate
 from compactrec.benchmarks.result import PREDICTIONS_NAME, Bytes, DataInfo, Evaluation, Result
 from compactrec.benchmarks.study import Cell, CompareFile, DataNote, RunEntry
 
-__all__ = ["FULL_BYTES", "fake_config", "fake_data", "fake_result", "fake_study"]
+__all__ = ["FULL_BYTES", "Recorder", "fake_config", "fake_data", "fake_result", "fake_study"]
 
 FULL_BYTES = 16_000_000
 DATA = DataInfo(name="fake clicks", protocol="synthetic", manifest_sha256="ab" * 32)
@@ -65,6 +67,29 @@ def fake_result(
     result.save(folder)
     save_file({"logits": logits, "labels": labels}, str(folder / PREDICTIONS_NAME))
     return result
+
+
+class Recorder:
+    """A runner that writes a fake result; runs in `failing` raise instead."""
+
+    def __init__(
+        self, failing: Callable[[TrainConfig], bool] = lambda _: False, *, best_rate: float = 0.06
+    ) -> None:
+        self.configs: list[TrainConfig] = []
+        self.failing = failing
+        self.best_rate = best_rate
+        """Of tables; the further from it, the worse the result."""
+
+    def __call__(self, config: TrainConfig) -> Result:
+        self.configs.append(config)
+        if self.failing(config):
+            raise RuntimeError("the loss is NaN at step 3")
+        noise = 0.3 if config.budget_bytes is None else 1e5 / config.budget_bytes
+        noise += abs(config.table_learning_rate - self.best_rate)
+        assert config.method is not None
+        return fake_result(
+            config.out, config.method, config.budget_bytes, config.seed, noise, num_rows=300
+        )
 
 
 def fake_study(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,36 +18,17 @@ from compactrec.benchmarks.result import Result
 from compactrec.benchmarks.search_config import SearchConfig
 from compactrec.benchmarks.search_result import SearchResult
 from compactrec.benchmarks.study import CompareFile
-from compactrec.benchmarks.tuning import TRIALS
+from compactrec.benchmarks.tuning import BASE, Tuning
 from compactrec.embeddings import Plan, get_method, method_names, size
 from compactrec.embeddings.search import search_names
 from compactrec.locks import locked
-from tests.benchmarks.fake_runs import fake_data, fake_result
+from tests.benchmarks.fake_runs import Recorder, fake_data, fake_result
 from tests.cases import SOME, needs_hash
 
 QUIET = Console(quiet=True)
 BASELINES = [n for n in method_names() if get_method(n).baseline and n != "full"]
 OTHER = next(n for n in method_names() if not get_method(n).baseline)
 """Some method that is no baseline; which one does not matter here."""
-
-
-class Recorder:
-    """A runner that writes a fake result; runs in `failing` raise instead."""
-
-    def __init__(self, failing: Callable[[TrainConfig], bool] = lambda _: False) -> None:
-        self.configs: list[TrainConfig] = []
-        self.failing = failing
-
-    def __call__(self, config: TrainConfig) -> Result:
-        self.configs.append(config)
-        if self.failing(config):
-            raise RuntimeError("the loss is NaN at step 3")
-        noise = 0.3 if config.budget_bytes is None else 1e5 / config.budget_bytes
-        noise += abs(config.table_learning_rate - 0.06)  # the setting "tables x3" is the best
-        assert config.method is not None
-        return fake_result(
-            config.out, config.method, config.budget_bytes, config.seed, noise, num_rows=300
-        )
 
 
 @pytest.fixture
@@ -250,24 +230,29 @@ def test_a_bug_in_the_runner_is_not_swallowed(base: TrainConfig) -> None:
 def test_tuning_gives_every_method_the_same_trials_and_chooses_by_validation(
     base: TrainConfig,
 ) -> None:
-    runner = Recorder()
-    file = run(base, runner, methods=(SOME,), num_trials=3)
-    names = list(TRIALS)[:3]
+    runner = Recorder(best_rate=0.05)
+    file = run(base, runner, methods=(SOME,), tuning=Tuning(num_trials=4))
     for cell in file.cells:
-        assert [t.name for t in cell.trials] == names
+        assert [t.name for t in cell.trials] == [BASE, "trial 1", "trial 2", "trial 3"]
         best = max(cell.trials, key=lambda t: t.validation_auc or 0)
-        assert cell.trial == best.name == "tables x3"
+        assert (cell.trial, cell.settings) == (best.name, best.settings)
+        assert best.name != BASE
     trials = [c for c in runner.configs if c.out.parent.name == "trials"]
-    assert len(trials) == 3 * len(file.cells)
-    assert {c.seed for c in trials} == {2}, "trials have a seed of their own"
+    assert len(trials) == 4 * len(file.cells)
+    assert {c.seed for c in trials} == {1_000_005}, "trials have a seed of their own"
     final = [c for c in runner.configs if c.out.parent.name == "runs"]
     assert {c.seed for c in final} == {0, 1}
-    assert all(c.table_learning_rate == pytest.approx(0.06) for c in final)
+    chosen = {(c.method, c.budget_bytes): c.settings for c in file.cells}
+    for config in final:
+        settings = chosen[config.method or "", config.budget_bytes]
+        assert {name: getattr(config, name) for name in settings} == settings
+    study = load_study([base.out])
+    assert [cell.settings for cell in study.cells] == [cell.settings for cell in file.cells]
 
 
 def test_trials_leave_the_test_split_closed(base: TrainConfig) -> None:
     runner = Recorder()
-    run(base, runner, num_trials=3)
+    run(base, runner, tuning=Tuning(num_trials=3))
     closed = {c.out.parent.name: c.score_test for c in runner.configs}
     assert closed == {"trials": False, "runs": True}
 
@@ -292,7 +277,7 @@ def test_a_comparison_goes_on_with_the_threads_it_had(base: TrainConfig) -> None
 
 
 def test_a_cell_whose_trials_all_fail_is_recorded(base: TrainConfig) -> None:
-    file = run(base, Recorder(lambda c: c.method == SOME), num_trials=2)
+    file = run(base, Recorder(lambda c: c.method == SOME), tuning=Tuning(num_trials=2))
     (cell,) = [c for c in file.cells if c.method == SOME]
     assert cell.reason == "every trial failed: RuntimeError: the loss is NaN at step 3"
     assert cell.runs == ()
@@ -303,7 +288,7 @@ def test_other_data_in_the_same_folder_is_refused_by_name(
 ) -> None:
     run(base, Recorder())
     other = fake_data(tmp_path / "other", name="other clicks")
-    with pytest.raises(ValueError, match=r"comparison on other data: fake .* this is other clicks"):
+    with pytest.raises(ValueError, match=r"results on other data: fake .* this is other clicks"):
         run(base.model_copy(update={"data": other}), Recorder())
 
 

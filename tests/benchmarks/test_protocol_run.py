@@ -18,6 +18,7 @@ from compactrec.benchmarks.report import html_page, write_report
 from compactrec.benchmarks.result import Result
 from compactrec.benchmarks.study import CompareFile
 from compactrec.benchmarks.summary import Summary
+from compactrec.benchmarks.tuning import Tuning
 from compactrec.data.manifest import Manifest
 from compactrec.data.prepare import PrepareOptions, prepare
 from tests.benchmarks.fake_runs import fake_result
@@ -143,7 +144,7 @@ def test_defaults_that_the_file_does_not_name_are_fixed_too(
 
 def test_tuning_is_a_change(prepared: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="2 settings tried on validation rows instead of"):
-        run(load_protocol("dlrm-kaggle"), prepared, tmp_path, num_trials=2)
+        run(load_protocol("dlrm-kaggle"), prepared, tmp_path, tuning=Tuning(num_trials=2))
 
 
 def test_where_it_runs_and_what_is_compared_is_free(prepared: Path, tmp_path: Path) -> None:
