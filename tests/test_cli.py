@@ -23,7 +23,7 @@ from compactrec.benchmarks.study import CompareFile
 from compactrec.embeddings import get_method, method_names
 from compactrec.embeddings.search import get_search, search_names
 from compactrec.models import get_model, model_names
-from tests.benchmarks.fake_runs import fake_data, fake_result
+from tests.benchmarks.fake_runs import Recorder, fake_data, fake_result
 from tests.benchmarks.folder import write_folder
 from tests.benchmarks.made_files import made_criteo
 from tests.cases import SOME, needs_hash
@@ -405,6 +405,61 @@ def test_what_only_a_protocol_takes(
     code, _, err = call(capsys, "compare", "--data", tmp_path, *words)
     assert code == 1
     assert re.search(message, err)
+
+
+def test_tune_then_compare(
+    capsys: Captured, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a training that trains nothing."""
+    runner = Recorder()
+    monkeypatch.setattr("compactrec.benchmarks.train.train", runner)
+    space = tmp_path / "space.toml"
+    space.write_text("table_learning_rate = { choices = [0.01, 0.02, 0.9] }\n")
+    shared = ("--data", data, "--methods", SOME, "--budget", "1/4")
+    words = ("tune", *shared, "--trials", 3, "--space", space, "--out", tmp_path / "tune")
+    code, text, err = call(capsys, *words)
+    assert code == 0, err
+    assert "3 trials each, sampler sobol" in text
+    assert re.search(rf"^ *{SOME} +1/4 +0\.\d{{4}} +0\.\d{{4}} +3 ", text, re.MULTILINE)
+    tuned = tmp_path / "tune" / "tune.json"
+    assert text.endswith(f"written: {tuned}\n")
+    trained = len(runner.configs)
+    code, _, err = call(capsys, *words)
+    assert code == 0, err
+    assert len(runner.configs) == trained == 3 * len(json.loads(tuned.read_text())["cells"])
+
+    out = tmp_path / "compare"
+    code, text, err = call(capsys, "compare", *shared, "--seeds", 2, "--tuned", tuned, "--out", out)
+    assert code == 0, err
+    assert "3 trials each" not in text
+    rows = json.loads((out / "summary.json").read_text())["rows"]
+    cells = json.loads(tuned.read_text())["cells"]
+    chosen = {(c["method"], c["budget_bytes"]): (c["trial"], c["settings"]) for c in cells}
+    found = {(r["method"], r["budget_bytes"]): (r["trial"], r["settings"]) for r in rows}
+    assert found == chosen
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--space", "s.toml"), "--space is for tuning, and nothing is tuned; give --trials with"),
+        (("--sampler", "tpe", "--trials", 1), "--sampler is for tuning, and nothing is tuned"),
+        (("--trials", 2, "--sampler", "grid"), "sampler: Input should be 'sobol' or 'tpe', got"),
+        (("--trials", 2, "--space", "gone.toml"), "gone.toml"),
+        (("--trials", 2, "--tuned", "t.json"), "t.json has the settings already, and 2 trials"),
+        (
+            ("--protocol", "dlrm-kaggle", "--tuned", "t.json"),
+            "--tuned t.json holds settings of one",
+        ),
+    ],
+)
+def test_tuning_options_that_do_not_go_together(
+    capsys: Captured, data: Path, tmp_path: Path, words: tuple[object, ...], message: str
+) -> None:
+    shared = ("--data", data, "--budget", "1/4", "--out", tmp_path / "out")
+    code, _, err = call(capsys, "compare", *shared, *words)
+    assert code == 1
+    assert message in err
 
 
 def test_compare_then_report_end_to_end(capsys: Captured, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import sys
+from pathlib import Path
 
 import pytest
 from pydantic import JsonValue
@@ -17,6 +18,7 @@ needs_optuna = pytest.mark.skipif(
     importlib.util.find_spec("optuna") is None, reason="optuna is an extra of its own"
 )
 TPE = pytest.param("tpe", marks=needs_optuna)
+SPACES = Path(__file__).resolve().parents[2] / "benchmarks" / "spaces"
 SPACE = Space(
     ranges={
         "rate": Range(log_uniform=(0.001, 0.1)),
@@ -80,6 +82,15 @@ def test_no_setting_comes_twice_and_the_first_never() -> None:
     assert sorted(map(str, found)) == [
         "(0, 1)", "(0.1, 1)", "(0.1, 2)", "(0.2, 1)", "(0.2, 2)",
     ]  # fmt: skip
+
+
+def test_the_settings_of_the_committed_comparisons_are_a_space() -> None:
+    space = Space.load(SPACES / "four.toml")
+    first: Settings = {"table_learning_rate": 0.02, "embedding_decay": 0.0}
+    space.require(4, first)
+    sampler = make_sampler("sobol", space, first, seed=5)
+    found = {tuple(sampler.ask().values()) for _ in range(3)}
+    assert found == {(0.02, 0.03), (0.06, 0.0), (0.06, 0.03)}
 
 
 @needs_optuna
