@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ __all__ = [
     "canonical",
     "check_file",
     "differences",
+    "first_few",
     "read_index",
     "write_index",
 ]
@@ -165,8 +166,13 @@ def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]
     1024 here`. After the first few the rest is counted."""
     found = _differences(theirs, ours, "")
     found.sort(key=lambda text: text.split(" ")[0].count("."))
-    more = len(found) - _MANY
-    return found if more <= 0 else [*found[:_MANY], f"and {more} more"]
+    return first_few(found)
+
+
+def first_few(texts: Sequence[str]) -> list[str]:
+    """What an error shows of ``texts``: the first ones, and how many more there are."""
+    more = len(texts) - _MANY
+    return list(texts) if more <= 0 else [*texts[:_MANY], f"and {more} more"]
 
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], prefix: str) -> list[str]:

@@ -14,14 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compactrec.embeddings.checkpoint_index import StoredTensor
+from compactrec.embeddings.checkpoint_index import StoredTensor, first_few
 from compactrec.embeddings.checkpoint_io import CheckpointError
 
 __all__ = ["OptimizerNames"]
 
 _TABLE = ".embedding_bags."
 """In the name of every table's weight, and of no other parameter."""
-_MANY = 5
 _KINDS = {"SGD": "sgd", "Adagrad": "adagrad", "RowWiseAdagrad": "rowwise_adagrad"}
 """What FusedOptimizer calls a class whose state of a table is that of the fused engine."""
 
@@ -104,8 +103,8 @@ class OptimizerNames:
                 wrong.append(f"{name} is not kept here")
         if wrong:
             raise CheckpointError(
-                f"the checkpoint is of another optimizer: {'; '.join(wrong[:_MANY])}. Load it with "
-                "the optimizers that it was saved with, or load the weights alone"
+                f"the checkpoint is of another optimizer: {'; '.join(first_few(wrong))}. Load it "
+                "with the optimizers that it was saved with, or load the weights alone"
             )
 
     def put(self, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> None:

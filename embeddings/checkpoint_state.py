@@ -12,9 +12,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from compactrec.embeddings.checkpoint_index import first_few
 from compactrec.embeddings.checkpoint_optimizer import OptimizerNames
+from compactrec.embeddings.checkpoint_plan import check_plans, plans_of
 from compactrec.embeddings.checkpoint_random import put_random, take_random
 from compactrec.embeddings.checkpointing import Checkpoint, CheckpointError, CheckpointFolder
+from compactrec.embeddings.parameters import check_optimizer_list
 
 __all__ = [
     "load_checkpoint",
@@ -24,8 +27,6 @@ __all__ = [
     "save_checkpoint",
     "without",
 ]
-
-_MANY = 5
 
 
 def save_checkpoint(
@@ -37,7 +38,7 @@ def save_checkpoint(
     state: Mapping[str, Any] | None = None,
     asynchronous: bool = False,
 ) -> None:
-    """Save model, optimizers and random states; all processes of the folder call it.
+    """Save model, its plans, optimizers and random states; all processes of the folder call it.
 
     Args:
         folder: where to.
@@ -48,6 +49,7 @@ def save_checkpoint(
             all processes.
         asynchronous: see :meth:`CheckpointFolder.save`.
     """
+    _check_arguments(folder, optimizers)
     names = OptimizerNames(model, optimizers)
     words, generators = take_random()
     tensors = {
@@ -56,6 +58,8 @@ def save_checkpoint(
         **prefixed(f"random.{folder.processes.rank}.", words),
     }
     rank_state = {"random": generators, "optimizers": names.settings()}
+    if folder.processes.rank == 0:
+        rank_state["plans"] = plans_of(model)
     folder.save(step, tensors, state or {}, rank_state=rank_state, asynchronous=asynchronous)
 
 
@@ -73,6 +77,7 @@ def load_checkpoint(
     Raises:
         CheckpointError: it is damaged, of another plan, or does not fit.
     """
+    _check_arguments(folder, () if optimizers is None else optimizers)
     checkpoint = folder.load()
     if checkpoint is None:
         return None
@@ -87,6 +92,8 @@ def _put(
     optimizers: Sequence[Any] | None,
 ) -> None:
     own = prefixed("model.", model_tensors(model))
+    # Checkpoints from before plans were saved have none.
+    check_plans(model, checkpoint.ranks[0].get("plans", {}))
     _check_model(model, checkpoint)
     if optimizers is None:
         put_model(model, without("model.", folder.read(checkpoint.tensors, own)))
@@ -104,15 +111,23 @@ def _put(
     put_random(without(f"random.{rank}.", found), saved["random"])
 
 
+def _check_arguments(folder: Any, optimizers: Any) -> None:
+    if not isinstance(folder, CheckpointFolder):
+        raise TypeError(
+            f"folder must be a CheckpointFolder, got {folder!r}; make one, CheckpointFolder(path, "
+            f"identity), and close it at the end"
+        )
+    check_optimizer_list(optimizers)
+
+
 def _check_model(model: nn.Module, checkpoint: Checkpoint) -> None:
     """Raise where the checkpoint has more than the model; less is found in reading."""
     own = model.state_dict().keys()
     more = [name for name in without("model.", checkpoint.tensors.tensors) if name not in own]
     if more:
-        shown = ", ".join(more[:_MANY]) + (f" and {len(more) - _MANY} more" if more[_MANY:] else "")
         raise CheckpointError(
-            f"the checkpoint is of another model: it holds {shown}, which this model has not. Load "
-            f"it into a model that is built as the one that was saved"
+            f"the checkpoint is of another model: it holds {', '.join(first_few(more))}, which "
+            f"this model has not. Load it into a model that is built as the one that was saved"
         )
 
 

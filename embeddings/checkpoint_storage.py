@@ -27,11 +27,9 @@ from torch.distributed.checkpoint.metadata import (
 from torch.distributed.checkpoint.planner import SavePlan
 
 from compactrec.embeddings.checkpoint_group import CheckpointGroup
-from compactrec.embeddings.checkpoint_index import Chunk, StoredTensor, TensorSet
+from compactrec.embeddings.checkpoint_index import Chunk, StoredTensor, TensorSet, first_few
 
 __all__ = ["Staged", "misfits", "read_into", "stage"]
-
-_MANY = 5
 
 
 @dataclass(frozen=True)
@@ -119,8 +117,7 @@ def misfits(stored: TensorSet, targets: Mapping[str, Any]) -> list[str]:
         shape, dtype = tuple(target.shape), _name(target.dtype)
         if (shape, dtype) != (there.shape, there.dtype):
             found.append(f"{name} is {there.dtype} {there.shape} there and {dtype} {shape} here")
-    more = len(found) - _MANY
-    return found if more <= 0 else [*found[:_MANY], f"and {more} more"]
+    return first_few(found)
 
 
 def _layout(plans: list[SavePlan], metadata: Metadata) -> dict[str, StoredTensor]:

@@ -9,7 +9,6 @@ last good one. Nothing in the files is pickled. See ``docs/checkpoints.md``.
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -29,12 +28,12 @@ from compactrec.embeddings.checkpoint_index import (
     Index,
     StoredFile,
     TensorSet,
-    canonical,
     check_file,
     read_index,
     write_index,
 )
 from compactrec.embeddings.checkpoint_io import PARTIAL, CheckpointError, write_tensors
+from compactrec.embeddings.checkpoint_json import as_json
 from compactrec.embeddings.checkpoint_storage import Staged, misfits, read_into, stage
 from compactrec.locks import locked
 
@@ -78,7 +77,7 @@ class CheckpointFolder:
         group: dist.ProcessGroup | None = None,
     ) -> None:
         self.path = Path(path)
-        self.identity: dict[str, Any] = json.loads(canonical(identity))
+        self.identity: dict[str, Any] = as_json(identity, "identity")
         self.last_step: int | None = None
         self.processes = CheckpointGroup(group)
         self._in_use: set[str] = set()
@@ -130,8 +129,8 @@ class CheckpointFolder:
                 it and raises what went wrong there.
         """
         self._begin()
-        ranks = self.processes.gather(json.loads(canonical(rank_state or {})))
-        agreed: dict[str, Any] = json.loads(canonical(state))
+        ranks = self.processes.gather(as_json(rank_state or {}, "rank_state"))
+        agreed: dict[str, Any] = as_json(state, "state")
         staged = self._staged(tensors, copy=asynchronous)
         name = self._unused(f"step-{step:09d}")
 
@@ -268,7 +267,16 @@ class CheckpointFolder:
     def _look(self) -> Index | None:
         """The index on disk, the same for all processes."""
         found: list[Index | None] = []
-        self.processes.together(lambda: found.append(read_index(self.path, self.identity)))
+
+        def read() -> None:
+            if self.path.is_file():
+                raise CheckpointError(
+                    f"{self.path} is a file; a checkpoint is a folder, so give the path of the "
+                    f"folder that {INDEX_NAME} is in"
+                )
+            found.append(read_index(self.path, self.identity))
+
+        self.processes.together(read)
         (index,) = found
         digest = index and hashlib.sha256(index.model_dump_json().encode()).hexdigest()
         if len(set(self.processes.gather(digest))) > 1:

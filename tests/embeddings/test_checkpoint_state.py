@@ -1,5 +1,6 @@
 """Checkpoints of whole models: what another optimizer or another model is told."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -151,3 +152,32 @@ def test_row_wise_state_of_another_column_cut_is_refused_and_its_weights_load(
         assert load_checkpoint(folder, two[0]) is not None
     for key, weight in two[0].named_parameters():
         assert torch.equal(weight, one[0].get_parameter(key)), key
+
+
+def test_what_is_no_list_of_optimizers_is_refused(tmp_path: Path) -> None:
+    model, (optimizer,) = eager(torch.optim.SGD)
+    cases = {
+        "got SGD; write optimizers=[optimizer]": optimizer,
+        "got dict; write optimizers=[optimizer], or leave it out": {"a": optimizer},
+        "optimizers[1] is of type Linear, which has no param_groups; give optimizers of": [
+            optimizer,
+            nn.Linear(2, 1),
+        ],
+    }
+    with CheckpointFolder(tmp_path, {}) as folder:
+        save_checkpoint(folder, model, [optimizer], step=1)
+        for message, given in cases.items():
+            with pytest.raises(TypeError, match=re.escape(message)):
+                save_checkpoint(folder, model, given, step=2)  # type: ignore[arg-type] # the error is what is tested
+            with pytest.raises(TypeError, match=re.escape(message)):
+                load_checkpoint(folder, model, given)  # type: ignore[arg-type] # the error is what is tested
+        assert folder.last_step == 1
+
+
+def test_a_path_is_no_folder_of_checkpoints(tmp_path: Path) -> None:
+    model, _ = fused("sgd")
+    message = "folder must be a CheckpointFolder, got 'runs'; make one, CheckpointFolder[(]path, id"
+    with pytest.raises(TypeError, match=message):
+        load_checkpoint("runs", model)  # type: ignore[arg-type] # the error is what is tested
+    with pytest.raises(TypeError, match=message):
+        save_checkpoint("runs", model, step=1)  # type: ignore[arg-type] # the error is what is tested

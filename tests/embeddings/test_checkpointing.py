@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from compactrec.embeddings import checkpoint_io
+from compactrec.embeddings import Feature, FullConfig, checkpoint_io, full_plan
 from compactrec.embeddings.checkpoint_index import differences
 from compactrec.embeddings.checkpoint_io import copy_atomically, write_atomically
 from compactrec.embeddings.checkpointing import CheckpointError, CheckpointFolder
@@ -252,9 +253,54 @@ def test_remove(tmp_path: Path) -> None:
     store.remove()
 
 
-def test_state_must_be_json(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        CheckpointFolder(tmp_path, IDENTITY).save(1, {}, {"loss": float("nan")})
+@pytest.mark.parametrize(
+    ("value", "kind", "message"),
+    [
+        (float("nan"), ValueError, "is nan, which is not JSON compliant; give None, or leave it"),
+        (float("-inf"), ValueError, "is -inf, which is not JSON compliant"),
+        (
+            torch.ones(3),
+            TypeError,
+            r"is of type Tensor, and takes JSON values alone: text, numbers, lists and dicts of "
+            r"them; give VALUE.tolist\(\) where it is small, and save it with the model",
+        ),
+        (
+            full_plan([Feature(name="a", num_ids=5, dim=4)]),
+            TypeError,
+            "is of type Plan, .*give VALUE.to_json",
+        ),
+        (FullConfig(), TypeError, r"is of type FullConfig, .*give VALUE.to_dict\(\)"),
+        (
+            Feature(name="a", num_ids=5, dim=4),
+            TypeError,
+            r"is of type Feature, .*give VALUE.model_dump\(mode='json'\)",
+        ),
+        (Path("x"), TypeError, r"is of type PosixPath, .*; give str\(\) of it"),
+        ({(1, 2): 2}, TypeError, r"has the key \(1, 2\); keys of JSON are text: give str\(key\)"),
+    ],
+)
+def test_what_is_no_json_is_named_by_its_key(
+    tmp_path: Path, value: object, kind: type[Exception], message: str
+) -> None:
+    given = {"seen": 3, "log": [1, {"last": value}]}
+    name = re.escape("['log'][1]['last']")
+    with pytest.raises(
+        kind, match=f"^identity{name} {message.replace('VALUE', 'identity' + name)}"
+    ):
+        CheckpointFolder(tmp_path, given)
+    folder = CheckpointFolder(tmp_path, IDENTITY)
+    with pytest.raises(kind, match=f"^state{name} {message.replace('VALUE', 'state' + name)}"):
+        folder.save(1, {}, given)
+
+
+def test_a_file_is_no_checkpoint(tmp_path: Path) -> None:
+    store_of_two_steps(tmp_path / "c").close()
+    for name in ("checkpoint.json", "step-000000002.safetensors"):
+        path = tmp_path / "c" / name
+        with pytest.raises(
+            CheckpointError, match=rf"{name} is a file; a checkpoint is a folder, so"
+        ):
+            CheckpointFolder(path, IDENTITY).load()
 
 
 def test_differences_names_what_differs() -> None:
