@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from compactrec.benchmarks.config import TrainConfig
+from compactrec.benchmarks.pipeline import InputPipeline
 from compactrec.benchmarks.result import MODEL_NAME, PLAN_NAME, PREDICTIONS_NAME, Result
 from compactrec.benchmarks.train import train
+from compactrec.embeddings.rewrite import Rewrite
 from tests.benchmarks.folder import write_folder
 from tests.cases import SOME
 from tests.ports import free_port
@@ -51,6 +55,14 @@ pipeline = true
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_folder(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def unsharded(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that the others are compared with."""
+    out = tmp_path_factory.mktemp("unsharded")
+    train(config_of(folder, out))
+    return out
 
 
 def config_of(folder: Path, out: Path, **changes: Any) -> TrainConfig:
@@ -105,13 +117,12 @@ def assert_same_run(one: Path, other: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.dist
 def test_two_processes_train_what_one_does_and_go_on_after_a_kill(
-    folder: Path, tmp_path: Path
+    folder: Path, tmp_path: Path, unsharded: Path
 ) -> None:
-    train(config_of(folder, tmp_path / "one"))
-    words = ("--plan", str(tmp_path / "one" / PLAN_NAME), "--threads", "1")
+    words = ("--plan", str(unsharded / PLAN_NAME), "--threads", "1")
     done = torchrun(folder, tmp_path / "two", TOML, *words)
     assert done.returncode == 0, done.stderr
-    assert_same_run(tmp_path / "one", tmp_path / "two")
+    assert_same_run(unsharded, tmp_path / "two")
     assert done.stdout.count("serving bytes") == 1  # one process shows the result
     assert "Warning" not in done.stderr, done.stderr  # torch's, of what only torchrec can change
 
@@ -128,14 +139,45 @@ def test_two_processes_train_what_one_does_and_go_on_after_a_kill(
     )
     assert all(torch.equal(first[name], second[name]) for name in first)  # to the last bit
     go_on(folder, tmp_path / "alone", toml, *words, size=1)
-    assert_same_run(tmp_path / "one", tmp_path / "alone")
+    assert_same_run(unsharded, tmp_path / "alone")
 
 
-def test_one_process_without_torchrun(folder: Path, tmp_path: Path) -> None:
-    train(config_of(folder, tmp_path / "one"))
-    train(config_of(folder, tmp_path / "two", engine="sharded", rewrite_in_loader=True))
-    assert_same_run(tmp_path / "one", tmp_path / "two")
+def test_ids_are_rewritten_in_the_thread_of_the_loader(
+    folder: Path, tmp_path: Path, unsharded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process without torchrun; the model itself rewrites where it only predicts."""
+    seen: list[tuple[str, bool]] = []
+    forward = Rewrite.forward
+
+    def watched(rewrite: Rewrite, *given: Any, **options: Any) -> Any:
+        seen.append((threading.current_thread().name, rewrite.training))
+        return forward(rewrite, *given, **options)
+
+    monkeypatch.setattr(Rewrite, "forward", watched)
+    train(config_of(folder, tmp_path, engine="sharded", rewrite_in_loader=True))
+    assert_same_run(unsharded, tmp_path)
     assert not torch.distributed.is_initialized()
+    in_loader = [name for name, _ in seen if name.startswith("compactrec-ahead")]
+    assert len(in_loader) == Result.load(tmp_path).num_steps
+    here = {is_training for name, is_training in seen if name not in in_loader}
+    assert here == {False}, "a step rewrote ids by itself"
+
+
+def test_the_pipeline_takes_tables_and_rewrite_ahead(
+    folder: Path, tmp_path: Path, unsharded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipelined: list[int] = []
+    step = InputPipeline.step
+
+    def watched(pipeline: InputPipeline, batches: Any) -> Tensor | None:
+        shown = step(pipeline, batches)
+        pipelined.append(pipeline.num_pipelined)
+        return shown
+
+    monkeypatch.setattr(InputPipeline, "step", watched)
+    train(config_of(folder, tmp_path, engine="sharded", pipeline=True))
+    assert_same_run(unsharded, tmp_path)
+    assert pipelined == [2] * Result.load(tmp_path).num_steps
 
 
 @pytest.mark.slow
