@@ -23,8 +23,15 @@ class Foreign:
     """A model, its loss on one batch, and the sizes of its tables as ``compress`` names them."""
 
     make: Callable[[], nn.Module]
-    loss: Callable[[Any], Tensor]
+    error: Callable[[Any], Tensor]
+    """Of its predictions."""
     sizes: dict[str, int]
+    penalty: Callable[[Any], Tensor] = lambda model: torch.zeros(())
+    """Of its weights: moves them even where no prediction depends on them."""
+
+    def loss(self, model: nn.Module) -> Tensor:
+        """What it is trained with."""
+        return self.error(model) + self.penalty(model)
 
 
 def _ids(name: str) -> Tensor:
@@ -53,13 +60,13 @@ def _torchrec(kind: Callable[..., nn.Module], **arguments: Any) -> Foreign:
         ]
         return kind(EmbeddingBagCollection(tables), 4, [16, 8], [16, 1], **arguments)
 
-    def loss(model: Any) -> Tensor:
+    def error(model: Any) -> Tensor:
         dense = torch.linspace(-1, 1, BATCH * 4).view(BATCH, 4)
         return nn.functional.binary_cross_entropy_with_logits(
             model(dense, _kjt()).squeeze(-1), LABELS
         )
 
-    return Foreign(make, loss, dict(SIZES))
+    return Foreign(make, error, dict(SIZES))
 
 
 def _deepctr() -> Foreign:
@@ -75,15 +82,19 @@ def _deepctr() -> Foreign:
         )
         return made
 
-    def loss(model: Any) -> Tensor:
+    def error(model: Any) -> Tensor:
         tags = torch.stack([_ids("C3"), _ids("C3") * 0, _ids("C3") // 2], dim=1)
         columns = [_ids("C1")[:, None], _ids("C2")[:, None], tags, LABELS[:, None] * 0.1]
         given = torch.cat([column.float() for column in columns], dim=1)
-        penalty: Tensor = model.get_regularization_loss()
-        return _bce(model(given)) + penalty.sum()
+        return _bce(model(given))
+
+    def penalty(model: Any) -> Tensor:
+        found: Tensor = model.get_regularization_loss().sum()
+        return found
 
     paths = ("embedding_dict", "linear_model/embedding_dict")
-    return Foreign(make, loss, {f"{path}/{n}": k for path in paths for n, k in SIZES.items()})
+    sizes = {f"{path}/{n}": k for path in paths for n, k in SIZES.items()}
+    return Foreign(make, error, sizes, penalty)
 
 
 def _rechub() -> Foreign:
@@ -102,12 +113,12 @@ def _rechub() -> Foreign:
         )
         return made
 
-    def loss(model: Any) -> Tensor:
+    def error(model: Any) -> Tensor:
         given = {name: _ids(name) for name in SIZES}
         given["clicked"] = torch.stack([_ids("C1"), _ids("C1") // 2], dim=1)
         return _bce(model(given))
 
-    return Foreign(make, loss, {f"embedding/embed_dict/{n}": k for n, k in SIZES.items()})
+    return Foreign(make, error, {f"embedding/embed_dict/{n}": k for n, k in SIZES.items()})
 
 
 def _fuxictr() -> Foreign:
@@ -155,11 +166,11 @@ class TwoTowers(nn.Module):
 
 
 def _two_towers() -> Foreign:
-    def loss(model: Any) -> Tensor:
+    def error(model: Any) -> Tensor:
         items = _ids("C1")
         return _bce(model(_ids("C2"), torch.stack([items // 2, items * 0], dim=1), items))
 
-    return Foreign(TwoTowers, loss, {"user": SIZES["C2"], "clicks": SIZES["C1"]})
+    return Foreign(TwoTowers, error, {"user": SIZES["C2"], "clicks": SIZES["C1"]})
 
 
 FOREIGN: dict[str, Callable[[], Foreign]] = {

@@ -1,9 +1,12 @@
 """Models of libraries that people use, swapped by every method: they train, save and load."""
 
+import copy
 import functools
+from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from compactrec.embeddings import SwapReport, compress, materialize, plan_swap
 from tests.contract.support import assert_near
@@ -34,6 +37,29 @@ def planned(name: str, method: str) -> SwapReport:
     )
 
 
+def losses_of(
+    model: nn.Module, loss_of: Callable[[nn.Module], Tensor], optimizer: torch.optim.Optimizer
+) -> list[float]:
+    """Before each of ``STEPS`` steps."""
+    losses = []
+    for _ in range(STEPS):
+        model.zero_grad()
+        loss = loss_of(model)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+def replaced_tables(model: nn.Module, report: SwapReport) -> dict[str, Tensor]:
+    """The plain tables that the new ones stand for: known by their shape, as no layer has it."""
+    shapes = {(row.num_ids, row.dim) for row in report.rows if row.method}
+    plain = materialize(copy.deepcopy(model)).state_dict()
+    found = {name: weight for name, weight in plain.items() if tuple(weight.shape) in shapes}
+    assert len(found) >= report.num_replaced > 0
+    return found
+
+
 @pytest.mark.parametrize("method", METHODS_TO_SWAP)
 @pytest.mark.parametrize("name", list(FOREIGN))
 def test_it_trains_saves_and_takes_the_bytes_of_the_plan(name: str, method: str) -> None:
@@ -49,13 +75,7 @@ def test_it_trains_saves_and_takes_the_bytes_of_the_plan(name: str, method: str)
     assert held == {id(p) for p in made.parameters() if p.requires_grad}
 
     made.train()
-    losses = []
-    for _ in range(STEPS):
-        optimizer.zero_grad()
-        loss = model.loss(made)
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
+    losses = losses_of(made, model.loss, optimizer)
     assert losses[-1] < losses[0] - 0.01
 
     made.eval()
@@ -69,3 +89,18 @@ def test_it_trains_saves_and_takes_the_bytes_of_the_plan(name: str, method: str)
         plain = model.make().eval()
         plain.load_state_dict(other.state_dict())
         assert_near(model.loss(plain).detach(), expected)
+
+
+@pytest.mark.parametrize("method", METHODS_TO_SWAP)
+@pytest.mark.parametrize("name", list(FOREIGN))
+def test_the_new_tables_learn_where_all_else_is_frozen(name: str, method: str) -> None:
+    model, report = foreign_model(name), planned(name, method)
+    made = model.make()
+    others = {id(p) for p in made.parameters()}
+    compress(made, report.plan, report=False)
+    new = [p for p in made.parameters() if id(p) not in others]
+    before = replaced_tables(made, report)
+    losses = losses_of(made.train(), model.error, torch.optim.Adam(new, lr=0.05))
+    assert losses[-1] < losses[0] - 0.01
+    for table, weight in replaced_tables(made, report).items():
+        assert not torch.equal(weight, before[table]), f"{table} was not trained"
