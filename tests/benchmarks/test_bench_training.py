@@ -1,5 +1,6 @@
 """The entrants of the training benchmark train, and on the same thing."""
 
+import dataclasses
 import math
 
 import pytest
@@ -8,6 +9,7 @@ from torch import nn
 
 from compactrec.benchmarks.bench_training import capped_sizes, main, make_batches
 from compactrec.benchmarks.training_entrants import PlainEmbeddings, Setting, build, entrants
+from compactrec.data.batch import Batch
 from compactrec.data.teacher import KAGGLE_SIZES
 from compactrec.embeddings import Feature, full_plan, size
 
@@ -17,18 +19,30 @@ SETTING = Setting(
     bottom=(16,),
     top=(16, 1),
 )
+STEPS = 130
+"""Over tables that keep their first vectors the layers do not get as far."""
+
+
+def batch_of_tables() -> Batch:
+    """Only the ids of C1 tell its labels: what has no tables can learn no more than their mean."""
+    made = make_batches(SETTING)[0]
+    odd = made.values.view(4, -1)[1] % 2
+    return dataclasses.replace(made, dense=torch.full_like(made.dense, 0.5), labels=odd.float())
+
+
+BATCH = batch_of_tables()
 
 
 @pytest.mark.parametrize("name", entrants()[0])
-def test_every_entrant_learns(name: str) -> None:
+def test_every_entrant_learns_from_its_tables(name: str) -> None:
     step, table_bytes = build(name, SETTING)
     full = size(full_plan(SETTING.features)).serving_bytes
     assert (table_bytes == 0) == (name == "dense_part")
     assert table_bytes <= full
-    batch = make_batches(SETTING)[0]
-    losses = [step(batch) for _ in range(60)]
+    losses = [step(BATCH) for _ in range(STEPS)]
     assert all(math.isfinite(loss) for loss in losses)
-    assert losses[-1] < losses[0] - 0.01
+    assert losses[0] > 0.65
+    assert (losses[-1] < 0.3) == (name != "dense_part")
 
 
 def test_plain_tables_are_looked_up_feature_by_feature() -> None:
