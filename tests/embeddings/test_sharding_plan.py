@@ -49,6 +49,38 @@ def test_bytes_of_all_ranks_are_those_of_the_plan(optimizer: Any) -> None:
         assert cost.weight_bytes == cost.gradient_bytes == report.table_bytes
 
 
+def test_seconds_by_hand() -> None:
+    """64 examples on 2 ranks; 1 GB/s of memory, so a byte is 1 ns, and 0.5 GB/s between ranks.
+
+    Of a (1000 x 16, bags of 3) each rank has half of the rows: 96 ids, 12 * 96 * 16 = 18,432 bytes
+    of memory; (8 * 96 + 8 * 16 * 64) / 2 = 4,480 bytes between ranks. Of b (501 x 16) rank 0 has
+    all rows: 12 * 64 * 16 = 12,288 and (8 * 64 + 8 * 16 * 64) / 2 = 4,352. c (3 x 8, 96
+    bytes) is on both: 12 * 32 * 8 + 3 * 96 = 3,360 and 2 * 96 / 2 = 96.
+    """
+    given = {
+        "tables": {
+            "t_a__.*": "row_wise", "t_c__.*": "data_parallel",
+            "t_b__.*": {"kind": "table_wise", "place": 0},
+        },
+        "memory_gb_per_second": 1.0, "network_gb_per_second": 0.5,
+    }  # fmt: skip
+    costs = estimate(PLAN, Sharding.model_validate(given), Ranks(2), "sgd", batch_size=64)
+    second = 18_432 + 3_360 + 2 * (4_480 + 96)
+    expected = [second + 12_288 + 2 * 4_352, second]
+    assert [cost.seconds for cost in costs] == pytest.approx([1e-9 * ns for ns in expected])
+
+
+def test_seconds_of_columns_by_hand() -> None:
+    """Each rank has 4 of the 8 columns of c: every id goes to both, half a vector comes back."""
+    sharding = Sharding.model_validate(
+        {"default": "column_wise", "memory_gb_per_second": 2.0, "network_gb_per_second": 1.0}
+    )
+    plan = full_plan((Feature(name="c", num_ids=3, dim=8),))
+    costs = estimate(plan, sharding, Ranks(2), "sgd", batch_size=64)
+    expected = 1e-9 * (12 * 64 * 4 / 2 + (8 * 64 + 8 * 4 * 64) / 2)
+    assert [cost.seconds for cost in costs] == pytest.approx([expected] * 2)
+
+
 def test_what_does_not_fit_is_named() -> None:
     sharding = Sharding.model_validate({"default": "table_wise"})
     costs = estimate(PLAN, sharding, Ranks(2), "sgd", batch_size=64)
