@@ -48,7 +48,7 @@ def materialize(
     """
     refuse_wrapped(
         model,
-        "materialize {path}.{inside}, which is the model inside",
+        "materialize {path}.{inside}, which is the model inside{every}",
         "materialize a model that {short} was not called on, from a checkpoint",
     )
     modules = list(_compressed(model, set()))

@@ -17,6 +17,7 @@ from torch import nn
 
 from compactrec.embeddings.budget import Counts
 from compactrec.embeddings.config import MethodConfig
+from compactrec.embeddings.parameters import check_optimizer_list
 from compactrec.embeddings.patterns import check_pattern
 from compactrec.embeddings.plan import Plan
 from compactrec.embeddings.swap_build import build
@@ -88,6 +89,7 @@ def compress(
 
         model = compress(model, "compositional", budget_bytes=64_000_000, optimizers=[optimizer])
     """
+    check_optimizer_list(optimizers)
     sizing = Sizing(budget_bytes, counts, options, min_num_ids)
     asked, done = _planned(model, what, sizing, names, max_bags)
     if not done.num_replaced:

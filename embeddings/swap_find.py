@@ -69,6 +69,11 @@ def find_tables(model: nn.Module, max_bags: Mapping[str, int] | None = None) -> 
     ``max_bags`` says how many ids the bags of a collection's feature may hold; 1 by default.
     Raises ``ValueError`` for a model that is wrapped for several processes.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"compress takes a model, a torch.nn.Module, got {type(model).__name__}; give it "
+            f"module by module, or all in an nn.ModuleDict"
+        )
     refuse_wrapped(model, "call compress before wrapping: {short}(compress(model, ...))")
     tables: list[FoundTable] = []
     by_weight: dict[int, int] = {}
@@ -84,7 +89,17 @@ def find_tables(model: nn.Module, max_bags: Mapping[str, int] | None = None) -> 
             known = tables[at]
             shared, reason = (*known.readers, *table.readers), known.reason or table.reason
             tables[at] = replace(known, readers=shared, reason=reason)
+    _check_max_bags(max_bags or {}, tables)
     return _with_tie_reasons(model, _with_unique_names(tables))
+
+
+def _check_max_bags(max_bags: Mapping[str, int], tables: Sequence[FoundTable]) -> None:
+    keys = list(dict.fromkeys(k for t in tables if t.kind == "bags" for k in t.keys))
+    if idle := [key for key in max_bags if key not in keys]:
+        raise ValueError(
+            f"max_bags has what is no key of an EmbeddingBagCollection: {', '.join(map(str, idle))}"
+            f"; there are {', '.join(keys) or 'none'}"
+        )
 
 
 def compressed_already(model: nn.Module) -> list[str]:

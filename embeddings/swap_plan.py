@@ -60,6 +60,9 @@ def asked_plan(
             f"compress takes the name of a method, a Plan, or rules from names to configs; got "
             f"{type(what).__name__}"
         )
+    if isinstance(what, Mapping):
+        _check_rules(what)
+    _check_budget(sizing.budget_bytes)
     if not tables:
         return None
     if isinstance(what, str):
@@ -68,6 +71,25 @@ def asked_plan(
     rules = {**what, "_default": what.get("_default", FullConfig())}
     firsts = tuple(table.features[0] for table in tables)
     return _with_ties(select(firsts, rules, min_num_ids=sizing.min_num_ids), tables)
+
+
+def _check_rules(rules: Mapping[str, Any]) -> None:
+    for name, config in rules.items():
+        if isinstance(config, MethodConfig):
+            continue
+        way = "write one, such as MixedConfig(dims=(4,)) or FullConfig()"
+        if isinstance(config, str):
+            way += f"; or give the name alone: compress(model, {config!r}, budget_bytes=..., names="
+            way += f"[{name!r}])"
+        raise TypeError(f"the rule {name!r} must be a method config, got {config!r}; {way}")
+
+
+def _check_budget(budget_bytes: Any) -> None:
+    if budget_bytes is not None and not isinstance(budget_bytes, (int, float)):
+        raise TypeError(
+            f"budget_bytes must be a number of bytes, got {budget_bytes!r}; write 64_000_000 for "
+            f"64 MB"
+        )
 
 
 def _refuse_sizing(sizing: Sizing, *, rules: bool) -> None:

@@ -14,8 +14,8 @@ _WRAPPERS = {
     "DataParallel": ("DataParallel", "module", _READ),
     "FullyShardedDataParallel": ("FSDP", "module", _READ),
     "FSDPModule": ("fully_shard", "", _READ),
-    "DistributedModelParallel": ("DMP", "module", _READ),
-    "DMPCollection": ("DMP", "module", _READ),
+    "DistributedModelParallel": ("shard", "module", _READ),
+    "DMPCollection": ("shard", "module", _READ),
     "OptimizedModule": ("torch.compile", "_orig_mod", "is compiled for its tables as they are"),
 }
 """By the name of a class: what makes it, where it keeps the model (nowhere: it is the model itself)
@@ -28,9 +28,10 @@ def refuse_wrapped(model: nn.Module, advice: str, without_inside: str | None = N
     """Raise ``ValueError`` where a module of ``model`` is wrapped for several processes, or one
     that holds tables is compiled.
 
-    ``advice`` says what to do; ``{short}`` in it is the wrapper, ``{path}`` where it is and
-    ``{inside}`` what of it is the model. ``without_inside`` says it for wrappers that hold no model
-    but are it. Classes are known by name, so that nothing has to be imported for it.
+    ``advice`` says what to do; ``{short}`` in it is the wrapper, ``{path}`` where it is,
+    ``{inside}`` what of it is the model, and ``{every}`` who calls where tables are sharded.
+    ``without_inside`` says it for wrappers that hold no model but are it. Classes are known by
+    name, so that nothing has to be imported for it.
     """
     for path, module in model.named_modules():
         name = next((b.__name__ for b in type(module).__mro__ if b.__name__ in _WRAPPERS), None)
@@ -40,7 +41,8 @@ def refuse_wrapped(model: nn.Module, advice: str, without_inside: str | None = N
         where = f"{path!r} is" if path else "the model is"
         at = f"model.{path}" if path else "model"
         chosen = advice if inside or without_inside is None else without_inside
-        what = chosen.format(short=short, path=at, inside=inside)
+        every = "; every process must call it" if short == "shard" else ""
+        what = chosen.format(short=short, path=at, inside=inside, every=every)
         raise ValueError(f"{where} wrapped in {name}, which {why}; {what}")
 
 

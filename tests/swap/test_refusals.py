@@ -224,6 +224,54 @@ def test_wrong_types() -> None:
         compress(Mixture(), SMALLER, names="user")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        (
+            {"what": {"user": "hash"}},
+            TypeError,
+            "the rule 'user' must be a method config, got 'hash'; write one, such as MixedConfig("
+            "dims=(4,)) or FullConfig(); or give the name alone: compress(model, 'hash', "
+            "budget_bytes=..., names=['user'])",
+        ),
+        (
+            {"what": {"user": 4}},
+            TypeError,
+            "the rule 'user' must be a method config, got 4; write one, such as MixedConfig(",
+        ),
+        (
+            {"what": SOME, "budget_bytes": "64MB"},
+            TypeError,
+            "budget_bytes must be a number of bytes, got '64MB'; write 64_000_000 for 64 MB",
+        ),
+        (
+            {"what": SMALLER, "max_bags": {"item": 3, "typo": 3}},
+            ValueError,
+            "max_bags has what is no key of an EmbeddingBagCollection: typo; there are item, "
+            "last_item, tag",
+        ),
+    ],
+)
+def test_wrong_values_are_told_what_is_right(
+    arguments: dict[str, Any], kind: type[Exception], message: str
+) -> None:
+    for call in (compress, plan_swap):
+        with pytest.raises(kind, match=re.escape(message)):
+            call(Mixture(), **arguments)
+
+
+def test_what_is_no_model_and_no_list_of_optimizers() -> None:
+    model = Mixture()
+    with pytest.raises(
+        TypeError, match=r"takes a model, a torch\.nn\.Module, got dict; give it mo"
+    ):
+        compress({"user": model.user}, SMALLER)  # type: ignore[arg-type] # the error is what is tested
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(TypeError, match=r"list of optimizers, got SGD; write optimizers=\[optim"):
+        compress(model, SMALLER, optimizers=optimizer)  # type: ignore[arg-type] # the error is what is tested
+    assert type(model.user) is nn.Embedding
+
+
 def test_rules_names_and_sizes_choose_tables() -> None:
     def methods(**arguments: Any) -> list[str]:
         rows = plan_swap(Mixture(), **arguments).rows

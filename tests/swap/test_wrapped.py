@@ -77,7 +77,10 @@ def test_real_wrappers_are_refused(tmp_path: Any) -> None:
         with pytest.raises(ValueError, match=r"before wrapping: DDP\(compress"):
             compress(DistributedDataParallel(Mixture()), SMALLER)
         sharded = DistributedModelParallel(Mixture(), device=torch.device("cpu"))
-        with pytest.raises(ValueError, match=r"before wrapping: DMP\(compress"):
+        with pytest.raises(ValueError, match=r"before wrapping: shard\(compress\(model"):
             compress(sharded, SMALLER)
+        message = "materialize model.module, which is the model inside; every process must call it"
+        with pytest.raises(ValueError, match=message):
+            materialize(sharded)
     finally:
         torch.distributed.destroy_process_group()
