@@ -46,6 +46,7 @@ from compactrec.embeddings.sharding_bytes import Ranks
 from compactrec.embeddings.sharding_config import Sharding
 from compactrec.embeddings.sharding_estimate import RankCost, add_bytes, check_fits
 from compactrec.embeddings.sharding_plan import check_patterns, plan_tables, quiet_torchrec
+from compactrec.embeddings.single import SingleFeature
 
 __all__ = ["check_optimizer", "gather_state", "shard"]
 
@@ -93,7 +94,7 @@ def shard(
         model = shard(DLRM(collection, num_dense=13), optimizer=FusedOptimizer(name="sgd"))
         dense = torch.optim.Adam(dense_parameters(model))
     """
-    sharding, optimizer = sharding or Sharding(), optimizer or FusedOptimizer()
+    sharding, optimizer = _sharding(sharding), _optimizer(optimizer)
     check_optimizer(optimizer)
     if not dist.is_initialized():
         raise ValueError(
@@ -160,6 +161,29 @@ def gather_state(model: nn.Module) -> dict[str, Tensor]:
     return state
 
 
+def _sharding(given: Any) -> Sharding:
+    if given is None or isinstance(given, Sharding):
+        return given or Sharding()
+    raise TypeError(
+        f"sharding must be a Sharding, got {given!r}; write "
+        f"Sharding.model_validate({{'default': 'row_wise'}}) for all "
+        f"tables, or Sharding.model_validate({{'tables': {{'t_C1__.*': 'row_wise'}}}}) for some"
+    )
+
+
+def _optimizer(given: Any) -> FusedOptimizer:
+    if given is None:
+        return FusedOptimizer()
+    if not isinstance(given, FusedOptimizer):
+        shown = repr(given) if isinstance(given, str) else type(given).__name__
+        raise TypeError(
+            f"optimizer must be a FusedOptimizer, got {shown}; tables are updated inside the "
+            f"backward pass: write FusedOptimizer(name='sgd', learning_rate=0.1), and give "
+            f"dense_parameters(model) to an optimizer of torch"
+        )
+    return given
+
+
 def _collections(model: nn.Module) -> dict[str, CompressedEmbeddingBagCollection]:
     found: dict[str, CompressedEmbeddingBagCollection] = {}
     for path, module in model.named_modules():
@@ -179,6 +203,14 @@ def _collections(model: nn.Module) -> dict[str, CompressedEmbeddingBagCollection
         if module.physical_tables:
             found[path] = module
     if not found:
+        layers = [m.feature.name for m in model.modules() if isinstance(m, SingleFeature)]
+        if layers:
+            raise ValueError(
+                f"the model has compressed layers alone ({', '.join(dict.fromkeys(layers))}), and "
+                f"layers are not sharded, only collections are: wrap it in "
+                f"DistributedDataParallel, which copies them to every process, or let the model "
+                f"read an EmbeddingBagCollection and compress that"
+            )
         raise ValueError(
             "the model has no CompressedEmbeddingBagCollection with tables, so there is nothing "
             "to shard; see compactrec.embeddings.CompressedEmbeddingBagCollection"

@@ -1,5 +1,6 @@
 """What ``shard`` refuses, in words, before anything is trained."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,11 +8,14 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
 
 from compactrec.embeddings import (
     CompressedEmbeddingBagCollection,
     Feature,
     FusedOptimizer,
+    HashConfig,
+    compress,
     full_plan,
 )
 from compactrec.embeddings.sharding import shard
@@ -82,3 +86,57 @@ def test_more_memory_than_a_rank_has_is_refused(kind: str, copies: int, text: st
         with pytest.raises(ValueError, match=rf"needs {num_bytes:,} bytes and has .* {text}"):
             shard(model(), sharding, optimizer=FusedOptimizer(name="sgd"))
     assert torch.distributed.is_initialized()
+
+
+@pytest.mark.usefixtures("group")
+def test_layers_are_not_sharded() -> None:
+    layers = nn.ModuleDict({"user": nn.Embedding(90, 8), "item": nn.Embedding(70, 8)})
+    compress(layers, {"_default": HashConfig(num_rows=9)}, report=False)
+    with pytest.raises(
+        ValueError,
+        match=r"compressed layers alone \(user, item\), and layers are not sharded, only "
+        r"collections are: wrap it in DistributedDataParallel, .* EmbeddingBagCollection and comp",
+    ):
+        shard(layers)
+
+
+@pytest.mark.usefixtures("group")
+def test_a_swapped_collection_is_sharded_with_equal_outputs() -> None:
+    config = EmbeddingBagConfig(
+        name="t", embedding_dim=8, num_embeddings=90, feature_names=["user", "friend"]
+    )
+    model = nn.ModuleDict({"ebc": EmbeddingBagCollection([config]), "top": nn.Linear(16, 1)})
+    compress(model, {"_default": HashConfig(num_rows=23)}, report=False)
+    ids = KeyedJaggedTensor(
+        ["user", "friend"], torch.tensor([3, 89, 7, 0, 3, 44]), lengths=torch.tensor([1, 2, 2, 1])
+    )
+    before = model["ebc"](ids).values().detach().clone()
+    assert before.abs().min() > 0
+    sharding = Sharding.model_validate({"default": "table_wise"})
+    sharded = shard(model, sharding, optimizer=FusedOptimizer(name="sgd"))
+    assert torch.equal(sharded.module["ebc"](ids).values(), before)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"sharding": {"t_.*": "row_wise"}},
+            "sharding must be a Sharding, got {'t_.*': 'row_wise'}; write "
+            "Sharding.model_validate({'default': 'row_wise'}) for all tables, or "
+            "Sharding.model_validate({'tables': {'t_C1__.*': 'row_wise'}}) for some",
+        ),
+        (
+            {"optimizer": "sgd"},
+            "optimizer must be a FusedOptimizer, got 'sgd'; tables are updated inside the backward "
+            "pass: write FusedOptimizer(name='sgd', learning_rate=0.1), and give dense_param",
+        ),
+        (
+            {"optimizer": torch.optim.SGD([torch.ones(1)], lr=0.1)},
+            "optimizer must be a FusedOptimizer, got SGD; tables are updated inside",
+        ),
+    ],
+)
+def test_wrong_types_are_told_what_is_right(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(message)):
+        shard(model(), **arguments)
