@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
@@ -19,21 +19,13 @@ from compactrec.options import (
     Data,
     Dim,
     ModelName,
-    Sampler,
-    SpaceFile,
     TrainOptions,
     listed,
     number,
-    only_data,
     train_config,
-    tuning_of,
     with_train_options,
 )
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from compactrec.benchmarks.report import ReportFiles
+from compactrec.studies import compare, demo, make_console, report, tune
 
 __all__ = ["app"]
 
@@ -69,7 +61,7 @@ def methods() -> None:
     """Methods and searches: papers, formulas, options."""
     from compactrec.benchmarks.show import methods_table
 
-    _console().print(methods_table())
+    make_console().print(methods_table())
 
 
 @app.command()
@@ -77,7 +69,7 @@ def models() -> None:
     """Models: papers, formulas, options."""
     from compactrec.benchmarks.show import models_table
 
-    _console().print(models_table())
+    make_console().print(models_table())
 
 
 @app.command()
@@ -85,7 +77,7 @@ def protocols() -> None:
     """Published protocols: data, models, figures."""
     from compactrec.benchmarks.show import protocols_table
 
-    _console().print(protocols_table())
+    make_console().print(protocols_table())
 
 
 @app.command()
@@ -139,7 +131,7 @@ def prepare(
     with progress_bar() as progress:
         apart = validation_file or test_file
         manifest = run(given if apart else files, schema, out, options, progress)
-    _console().print(manifest_table(manifest, out))
+    make_console().print(manifest_table(manifest, out))
 
 
 @app.command()
@@ -183,7 +175,7 @@ def plan(
         costs = rank_costs(made, base, ranks, rank_memory)
     out.parent.mkdir(parents=True, exist_ok=True)
     made.save(out)
-    _console().print(plan_table(made, title=f"{out}: {method} at {budget}"))
+    make_console().print(plan_table(made, title=f"{out}: {method} at {budget}"))
     if picture is not None:
         from compactrec.benchmarks.plan_picture import draw_plan, plan_figures
         from compactrec.benchmarks.plans import counts_of
@@ -194,9 +186,9 @@ def plan(
     if costs is not None:
         from compactrec.benchmarks.rank_table import rank_table
 
-        _console().print(rank_table(costs, base.batch_size))
+        make_console().print(rank_table(costs, base.batch_size))
     if made.methods == {"full"}:
-        _console().print("The budget holds the full tables: nothing is compressed.")
+        make_console().print("The budget holds the full tables: nothing is compressed.")
 
 
 @app.command()
@@ -230,7 +222,7 @@ def train(
     quiet_torch()
     result = run(train_config_for(base, plan, method, budget), stop_on_signals=True)
     if os.environ.get("RANK", "0") == "0":  # torchrun's other processes have the same result
-        _console().print(result_table(result, out))
+        make_console().print(result_table(result, out))
 
 
 @app.command()
@@ -270,224 +262,8 @@ def search(
         raise ValueError(f"-o takes the plan of one budget, got {len(budgets)}: {budgets}")
     base = options.train_config(data, out, seed)
     result = run(search_for(base, method, budgets))
-    report_search(result, data, out, plan, _console(), options.model_words())
+    report_search(result, data, out, plan, make_console(), options.model_words())
 
 
-@app.command()
-@with_train_options
-def tune(
-    data: Data,
-    budget: Annotated[list[str], Option(help=BUDGET + " Several: 1/4,1/16.")],
-    methods: Annotated[
-        str,
-        Option(
-            help="Methods or searches, comma-separated, with options; the baselines are added. "
-            "[all methods]"
-        ),
-    ] = "",
-    trials: Annotated[
-        int, Option(min=2, help="Settings tried for each cell, the base config the first.")
-    ] = 8,
-    space: SpaceFile = None,
-    sampler: Sampler = None,
-    seed: Annotated[
-        int | None,
-        Option(min=0, help="Of settings and trials; none that is compared with later. [1000005]"),
-    ] = None,
-    out: Annotated[Path, Option(help="Folder of the tuning.")] = Path("runs/tune"),
-    jobs: Annotated[int, Option(min=1, help="Runs at once; the cores are shared out.")] = 1,
-    *,
-    options: TrainOptions,
-) -> None:
-    """The best of as many settings for every method.
-
-    Full tables and baselines are tuned like the methods asked for: as many trials in the same
-    space, judged on validation rows; the test split stays closed. A tuning that was interrupted
-    goes on. Writes tune.json, which `compare --tuned` takes.
-    """
-    from compactrec.benchmarks.tune import TuneRequest
-    from compactrec.benchmarks.tune import tune as run
-    from compactrec.benchmarks.tune_file import TUNE_NAME
-    from compactrec.benchmarks.tune_table import tune_table
-
-    request = TuneRequest(
-        methods=listed([methods]), budgets=listed(budget), num_jobs=jobs,
-        tuning=tuning_of(trials, space, sampler, seed),
-    )  # fmt: skip
-    console = _console()
-    console.print(tune_table(run(request, options.train_config(data, out), console=console)))
-    console.print(f"written: {out / TUNE_NAME}", soft_wrap=True)
-
-
-@app.command()
-@with_train_options
-def compare(
-    data: Annotated[
-        list[Path],
-        Option(help="Data folder, as `prepare` makes it; with --protocol also raw files."),
-    ],
-    budget: Annotated[list[str] | None, Option(help=BUDGET + " Several: 1/4,1/16.")] = None,
-    methods: Annotated[
-        str,
-        Option(
-            help="Methods, searches or plan files, comma-separated, with options; the baselines "
-            "are added. [all methods]"
-        ),
-    ] = "",
-    seeds: Annotated[int | None, Option(min=1, help="Seeds per method and budget. [3]")] = None,
-    out: Annotated[Path, Option(help="Folder of the comparison.")] = Path("runs/compare"),
-    protocol: Annotated[
-        str | None,
-        Option(
-            help="Published protocol, see `protocols`: it fixes data and training.", metavar="NAME"
-        ),
-    ] = None,
-    validation_file: Annotated[
-        list[Path] | None, Option(help="With --protocol: raw file with the validation rows.")
-    ] = None,
-    test_file: Annotated[
-        list[Path] | None, Option(help="With --protocol: raw file with the test rows.")
-    ] = None,
-    allow_changes: Annotated[
-        bool,
-        Option("--allow-changes", help="With --protocol: change what it fixes, and list that."),
-    ] = False,
-    trials: Annotated[
-        int | None,
-        Option(min=1, help="Settings tried for each cell, full too, chosen on validation. [1]"),
-    ] = None,
-    space: SpaceFile = None,
-    sampler: Sampler = None,
-    tuned: Annotated[
-        Path | None, Option(help="The tune.json of `tune`: train with the settings chosen there.")
-    ] = None,
-    jobs: Annotated[int, Option(min=1, help="Runs at once; the cores are shared out.")] = 1,
-    baseline: Annotated[
-        str | None, Option(help="Method that the others are tested against. [hash, if there]")
-    ] = None,
-    *,
-    options: TrainOptions,
-) -> None:
-    """Methods x budgets x seeds.
-
-    Every method gets at most the budget, and the baselines are always beside those asked for.
-    Finished runs are not made again, and one that was interrupted goes on. A report is written at
-    the end. With --protocol every model of it (or --model) is trained as published, and the
-    published figures stand beside.
-    """
-    from compactrec.benchmarks.compare import CompareRequest
-    from compactrec.benchmarks.compare import compare as run
-    from compactrec.benchmarks.report import write_report
-    from compactrec.benchmarks.study import CompareFile
-    from compactrec.benchmarks.tune_file import TUNE_NAME, TuneFile
-    from compactrec.benchmarks.tune_table import tune_table
-
-    console = _console()
-    asked: dict[str, Any] = {"methods": listed([methods]), "budgets": listed(budget or [])}
-    asked |= {"num_jobs": jobs, "num_seeds": seeds, "tuning": tuning_of(trials, space, sampler)}
-    if protocol is not None:
-        if tuned is not None:
-            raise ValueError(
-                f"--tuned {tuned} holds settings of one model and training, and --protocol has "
-                f"those that were published; give --trials with --allow-changes, or one of the two"
-            )
-        files = {"train": data, "validation": validation_file or [], "test": test_file or []}
-        asked |= {"files": {k: v for k, v in files.items() if v}, "out": out}
-        folders = _run_protocol(protocol, asked, options, allow_changes, console)
-    else:
-        folder = only_data(data, budget, validation_file, test_file, allow_changes)
-        asked["tuned"] = tuned
-        request = CompareRequest.model_validate({k: v for k, v in asked.items() if v is not None})
-        run(request, options.train_config(folder, out), console=console)
-        folders = [out]
-    for folder in folders:
-        if trials is not None and trials > 1:
-            console.print(tune_table(TuneFile.load(folder / TUNE_NAME)))
-        _show_report(write_report([folder], folder, baseline=baseline), console)
-    if failed := sum(CompareFile.load(folder).num_failed for folder in folders):
-        raise ValueError(f"{failed} run(s) failed, see above; the same command tries them again")
-
-
-def _run_protocol(
-    name: str, asked: dict[str, Any], options: TrainOptions, allow_changes: bool, console: Console
-) -> list[Path]:
-    from compactrec.benchmarks.protocol_file import load_protocol
-    from compactrec.benchmarks.protocol_run import ProtocolRequest, run_protocol
-    from compactrec.data.progress import progress_bar
-
-    changes = options.given()
-    model = changes.pop("model", None)
-    request = ProtocolRequest.model_validate(
-        {
-            **asked, "changes": changes, "allow_changes": allow_changes,
-            "models": [] if model is None else [model],
-        }
-    )  # fmt: skip
-    with progress_bar() as progress:
-        return run_protocol(load_protocol(name), request, progress=progress, console=console)
-
-
-@app.command()
-def report(
-    folders: Annotated[list[Path], Argument(help="Folders of compare, or of train.")],
-    out: Annotated[
-        Path | None, Option(help="Where to write; the first folder if left out.")
-    ] = None,
-    baseline: Annotated[
-        str | None, Option(help="Method that the others are tested against. [hash, if there]")
-    ] = None,
-    resamples: Annotated[int, Option(min=0, help="Bootstrap samples of the test rows.")] = 200,
-    readme: Annotated[
-        Path | None, Option(help="File whose results section to replace by the table.")
-    ] = None,
-) -> None:
-    """Table, picture and page of finished runs.
-
-    Writes report.png, report.html (one file, works offline), report.md and summary.json.
-    """
-    from compactrec.benchmarks.report import insert_fragment, write_report
-
-    files = write_report(folders, out or folders[0], baseline=baseline, num_resamples=resamples)
-    if readme is not None:
-        insert_fragment(readme, files.markdown.read_text(encoding="utf-8"))
-    _show_report(files, _console())
-
-
-@app.command()
-def demo(
-    data: Annotated[
-        Path | None, Option(help="Raw Criteo file; made-up clicks if left out.")
-    ] = None,
-    out: Annotated[Path, Option(help="Folder of the demo.")] = Path("runs/demo"),
-    jobs: Annotated[
-        int | None, Option(min=1, help="Runs at once. [one per core, at most 4]")
-    ] = None,
-    max_rows: Annotated[
-        int, Option(min=1000, help="Use so many rows of --data, the first ones.")
-    ] = 500_000,
-) -> None:
-    """From data to table and picture, in minutes.
-
-    Made-up clicks, or the first rows of a Criteo file; plans at 1/4 and 1/16 of the full tables'
-    bytes; every method; a report.
-    """
-    from compactrec.benchmarks.demo import run_demo
-
-    console = _console()
-    _show_report(run_demo(out, data, num_jobs=jobs, max_rows=max_rows, console=console), console)
-
-
-def _show_report(files: ReportFiles, console: Console) -> None:
-    from compactrec.benchmarks.show import terminal_table
-
-    console.print(terminal_table(files.summary, console.width))
-    pictures = [path for path in (files.png, files.html, files.markdown, files.json) if path]
-    console.print("\n".join(["written:", *(f"  {path}" for path in pictures)]), soft_wrap=True)
-
-
-def _console() -> Console:
-    """A console that does not squeeze tables when the output goes to a file."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=150)
+for _study in (tune, compare, report, demo):
+    app.command()(_study)
