@@ -232,7 +232,10 @@ def _sharding(setup: Setup, model: Model) -> Sharding:
     for i, table in enumerate(model.embeddings.physical_tables):
         kind = setup.kinds[i % len(setup.kinds)]
         kernel = "fused" if kind == "data_parallel" else setup.kernel
-        tables[table.name] = TableSharding.model_validate({"kind": kind, "kernel": kernel})
+        given: dict[str, Any] = {"kind": kind, "kernel": kernel}
+        if kernel == "fused_uvm_caching" and i % 2:  # the others have the default
+            given["cache_load_factor"] = 0.3
+        tables[table.name] = TableSharding.model_validate(given)
     return Sharding(tables=tables)
 
 
