@@ -10,15 +10,15 @@ import torch.distributed as dist
 from torch import nn
 
 from compactrec.embeddings import (
-    CompositionalConfig,
     CompressedEmbedding,
     CompressedEmbeddingBag,
     CompressedEmbeddingBagCollection,
     CompressedEmbeddingCollection,
     Feature,
     Group,
-    HashConfig,
     Plan,
+    get_method,
+    method_names,
 )
 from compactrec.embeddings.checkpoint_plan import plans_of
 from compactrec.embeddings.checkpoint_state import load_checkpoint, save_checkpoint
@@ -26,9 +26,17 @@ from compactrec.embeddings.checkpointing import CheckpointError, CheckpointFolde
 from compactrec.embeddings.config import MethodConfig
 from compactrec.embeddings.sharding import shard
 
+if not {"hash", "compositional"} <= set(method_names()):
+    pytest.skip("speaks of options of two methods", allow_module_level=True)
+
 FEATURES = (Feature(name="a", num_ids=90, dim=8), Feature(name="b", num_ids=70, dim=8))
-PRODUCT, SUM = (CompositionalConfig(moduli=(10, 9), operation=o) for o in ("product", "sum"))
-SEED_5, SEED_6 = (HashConfig(num_rows=13, seed=seed) for seed in (5, 6))
+PRODUCT, SUM = (
+    get_method("compositional").config.model_validate({"moduli": (10, 9), "operation": o})
+    for o in ("product", "sum")
+)
+SEED_5, SEED_6 = (
+    get_method("hash").config.model_validate({"num_rows": 13, "seed": seed}) for seed in (5, 6)
+)
 
 
 def plan(second: MethodConfig) -> Plan:

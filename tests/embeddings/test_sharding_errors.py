@@ -14,7 +14,7 @@ from compactrec.embeddings import (
     CompressedEmbeddingBagCollection,
     Feature,
     FusedOptimizer,
-    HashConfig,
+    MixedConfig,
     compress,
     full_plan,
 )
@@ -91,7 +91,7 @@ def test_more_memory_than_a_rank_has_is_refused(kind: str, copies: int, text: st
 @pytest.mark.usefixtures("group")
 def test_layers_are_not_sharded() -> None:
     layers = nn.ModuleDict({"user": nn.Embedding(90, 8), "item": nn.Embedding(70, 8)})
-    compress(layers, {"_default": HashConfig(num_rows=9)}, report=False)
+    compress(layers, {"_default": MixedConfig(dims=(4,))}, report=False)
     with pytest.raises(
         ValueError,
         match=r"compressed layers alone \(user, item\), and layers are not sharded, only "
@@ -106,7 +106,7 @@ def test_a_swapped_collection_is_sharded_with_equal_outputs() -> None:
         name="t", embedding_dim=8, num_embeddings=90, feature_names=["user", "friend"]
     )
     model = nn.ModuleDict({"ebc": EmbeddingBagCollection([config]), "top": nn.Linear(16, 1)})
-    compress(model, {"_default": HashConfig(num_rows=23)}, report=False)
+    compress(model, {"_default": MixedConfig(dims=(4,))}, report=False)
     ids = KeyedJaggedTensor(
         ["user", "friend"], torch.tensor([3, 89, 7, 0, 3, 44]), lengths=torch.tensor([1, 2, 2, 1])
     )
