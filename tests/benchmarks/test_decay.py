@@ -128,9 +128,8 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 @cache
 def reference(optimizer: str, mode: str, decay: float, weighted: bool) -> dict[str, Tensor]:
     """The same run with the literal table; gradients come from an eager collection."""
-    config = settings("eager" if optimizer == "adam" else "fused", optimizer, mode).model_copy(
-        update={"table_decay": decay}
-    )
+    engine = "fused" if optimizer == "rowwise_adagrad" else "eager"
+    config = settings(engine, optimizer, mode).model_copy(update={"table_decay": decay})
     collection, _ = build(settings("eager", "sgd", "touched_rows"), weighted=weighted)
     named = dict(collection.tables.named_parameters())
     tables = {
