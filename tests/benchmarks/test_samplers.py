@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import math
 import sys
 from pathlib import Path
@@ -115,13 +116,22 @@ def test_tpe_begins_with_the_base_config_where_the_space_has_it() -> None:
 
 
 @needs_optuna
-def test_optuna_says_nothing_of_its_own(capfd: pytest.CaptureFixture[str]) -> None:
-    from optuna import logging
+def test_optuna_says_nothing_of_its_own() -> None:
+    from optuna import create_study
+    from optuna.logging import get_verbosity
 
-    before = logging.get_verbosity()
-    drawn("tpe", 7, failing=(1,))
-    assert capfd.readouterr() == ("", "")
-    assert logging.get_verbosity() == before
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign] # a test
+    logger, before = logging.getLogger("optuna"), get_verbosity()
+    logger.addHandler(handler)
+    try:
+        drawn("tpe", 7, failing=(1,))
+        assert (said, get_verbosity()) == ([], before)
+        create_study()
+        assert len(said) == 1, "and others still hear it"
+    finally:
+        logger.removeHandler(handler)
 
 
 def test_without_optuna_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,6 +122,7 @@ def test_points_become_values_within_the_ends(point: float) -> None:
     assert 0.0021 <= value <= 0.2
     assert value == pytest.approx(0.0021 * (0.2 / 0.0021) ** point, rel=0.006)
     assert float(f"{value:.3g}") == value
+    assert 2.0049 <= float(str(Range(uniform=(2.0049, 2.0051)).at(point))) <= 2.0051
     assert Range(uniform=(-1, 3)).at(point) == pytest.approx(-1 + 4 * point, abs=0.006)
     assert Range(integers=(2, 4)).at(point) == 2 + int(3 * point)
     assert Range(choices=("a", "b")).at(point) == ("b" if point >= 0.5 else "a")
