@@ -21,7 +21,6 @@ CUDA_FBGEMM = "fbgemm-gpu"
 NOT_NEEDED = {
     ("torchrec", CUDA_FBGEMM): "fbgemm-gpu-cpu stands in for it",
     ("fuxictr", "h5py"): "its data files; only its layers and base model are used",
-    ("fuxictr", "pyyaml"): "its config files",
     ("fuxictr", "ray"): "its preprocessing; hundreds of megabytes",
 }
 """What a pinned package asks for, and why it does without here."""
