@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Lamb"]
+from compactrec.benchmarks.moments import moved_moments
 
-BETAS = 0.9, 0.999
+__all__ = ["Lamb"]
 
 
 class Lamb(torch.optim.Optimizer):
@@ -50,7 +50,7 @@ class Lamb(torch.optim.Optimizer):
         self._rows = rows
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:  # type: ignore[override] # torch has overloads
         """One step of what has a gradient."""
         for group in self.param_groups:
             for weight in group["params"]:
@@ -60,20 +60,10 @@ class Lamb(torch.optim.Optimizer):
     def _update(
         self, weight: nn.Parameter, rows: Tensor | EllipsisType, group: dict[str, Any]
     ) -> None:
-        state = self.state[weight]
-        if not state:
-            state["step"] = torch.zeros(())
-            state["exp_avg"] = torch.zeros_like(weight)
-            state["exp_avg_sq"] = torch.zeros_like(weight)
-        state["step"] += 1
-        assert weight.grad is not None
-        (beta1, beta2), step = BETAS, float(state["step"])
-        w, g = weight[rows], weight.grad[rows]
-        first = state["exp_avg"][rows].lerp_(g, 1 - beta1)
-        second = state["exp_avg_sq"][rows].mul_(beta2).addcmul_(g, g, value=1 - beta2)
-        state["exp_avg"][rows], state["exp_avg_sq"][rows] = first, second
-        root = (second / (1 - beta2**step)).sqrt_().add_(group["eps"])
-        direction = (first / root).div_(1 - beta1**step).add_(w, alpha=group["weight_decay"])
+        first, second, part1, part2 = moved_moments(self.state[weight], weight, rows)
+        w = weight[rows]
+        root = (second / part2).sqrt_().add_(group["eps"])
+        direction = (first / root).div_(part1).add_(w, alpha=group["weight_decay"])
         weight[rows] -= direction * (group["lr"] * self._trust(w, direction))
 
     def _trust(self, weight: Tensor, direction: Tensor) -> Tensor:

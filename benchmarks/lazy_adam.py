@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LazyAdam"]
+from compactrec.benchmarks.moments import BETAS, moved_moments
 
-BETAS = 0.9, 0.999
+__all__ = ["LazyAdam"]
 
 
 class LazyAdam(torch.optim.Optimizer):
@@ -37,30 +38,21 @@ class LazyAdam(torch.optim.Optimizer):
         self._rows = rows
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:  # type: ignore[override] # torch has overloads
         """One step on the rows that were set."""
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
                     self._update(weight, self._rows[id(weight)], group)
 
-    def _update(self, weight: nn.Parameter, rows: Tensor, group: dict[str, object]) -> None:
+    def _update(self, weight: nn.Parameter, rows: Tensor, group: dict[str, Any]) -> None:
         state = self.state[weight]
-        if not state:
-            state["step"] = torch.zeros(())
-            state["exp_avg"] = torch.zeros_like(weight)
-            state["exp_avg_sq"] = torch.zeros_like(weight)
-            if self._amsgrad:
-                state["max_exp_avg_sq"] = torch.zeros_like(weight)
-        state["step"] += 1
-        assert weight.grad is not None
-        (beta1, beta2), step = BETAS, float(state["step"])
-        g = weight.grad[rows]
-        first = state["exp_avg"][rows].lerp_(g, 1 - beta1)
-        second = state["exp_avg_sq"][rows].mul_(beta2).addcmul_(g, g, value=1 - beta2)
-        state["exp_avg"][rows], state["exp_avg_sq"][rows] = first, second
+        first, second, part1, part2 = moved_moments(state, weight, rows)
         if self._amsgrad:
-            second = torch.maximum(state["max_exp_avg_sq"][rows], second)
-            state["max_exp_avg_sq"][rows] = second
-        root = (second / (1 - beta2**step)).sqrt_().add_(group["eps"])
-        weight[rows] -= first / root * (group["lr"] / (1 - beta1**step))
+            if "max_exp_avg_sq" not in state:
+                state["max_exp_avg_sq"] = torch.zeros_like(weight)
+            largest = state["max_exp_avg_sq"]
+            second = torch.maximum(largest[rows], second)
+            largest[rows] = second
+        root = (second / part2).sqrt_().add_(group["eps"])
+        weight[rows] -= first / root * (group["lr"] / part1)

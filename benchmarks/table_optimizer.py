@@ -16,7 +16,8 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.lamb import Lamb
-from compactrec.benchmarks.lazy_adam import BETAS, LazyAdam
+from compactrec.benchmarks.lazy_adam import LazyAdam
+from compactrec.benchmarks.moments import BETAS
 from compactrec.embeddings import CompressedEmbeddingBagCollection
 
 __all__ = ["TableOptimizer", "TouchedRows"]
