@@ -1,12 +1,18 @@
 """What several processes find wrong with many things that they try, said once at the end."""
 
+import json
+import os
 import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 
+import torch
 import torch.distributed as dist
+
+from compactrec.benchmarks.environment import describe_environment
 
 __all__ = ["Findings"]
 
@@ -18,10 +24,12 @@ class Findings:
 
     Args:
         what: is tried, in the plural.
+        file: where to write down what was found, in the folder that the environment variable
+            ``COMPACTREC_SHARDED_RESULTS`` names, if it does.
     """
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self, what: str, file: str) -> None:
+        self._what, self._file = what, file
         self._num_tried = 0
         self._wrong: dict[str, list[str]] = {}
         self._largest: dict[str, tuple[float, str]] = {}
@@ -58,6 +66,9 @@ class Findings:
             for name, complaints in of_process.items():
                 known = wrong.setdefault(name, [])
                 known += [c for c in complaints if c not in known]
+        folder = os.environ.get("COMPACTREC_SHARDED_RESULTS")
+        if folder and dist.get_rank() == 0:
+            self._write(Path(folder) / self._file, wrong)
         if wrong:
             raise AssertionError(self._text(wrong))
         if dist.get_rank() == 0:
@@ -74,6 +85,23 @@ class Findings:
             dist.monitored_barrier(timeout=WAIT)
         except RuntimeError:
             raise AssertionError(self._text(self._wrong)) from error
+
+    def _write(self, path: Path, wrong: dict[str, list[str]]) -> None:
+        found = {
+            "what": self._what,
+            "processes": dist.get_world_size(),
+            "backend": dist.get_backend(),
+            "tried": self._num_tried,
+            "wrong": wrong,
+            "largest_differences": {
+                kind: {"difference": difference, "of": name}
+                for kind, (difference, name) in sorted(self._largest.items())
+            },
+            "seconds": time.monotonic() - self._start,
+            "environment": describe_environment(torch.get_num_threads()),
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
     def _text(self, wrong: dict[str, list[str]]) -> str:
         seconds = time.monotonic() - self._start

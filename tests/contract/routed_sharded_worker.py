@@ -53,7 +53,7 @@ def run_worker(
     """Train every setup on ``world_size`` gloo processes; raise where it differs from one."""
     join(rank, world_size, port)
     try:
-        findings = Findings("routed setups")
+        findings = Findings("routed setups", f"routed-{world_size}.json")
         for setup in setups:
             with findings.trying(str(setup)) as wrong:
                 for when, found in _differences(setup, batches, rank, world_size).items():

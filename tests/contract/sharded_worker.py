@@ -75,7 +75,7 @@ def run_worker(
     """Train every setup on ``world_size`` processes; raise where they differ from one."""
     device = join(rank, world_size, port, backend)
     try:
-        findings, alone = Findings("setups"), None
+        findings, alone = Findings("setups", _file(setups, world_size, backend)), None
         for setup in setups:
             with findings.trying(str(setup)) as wrong:
                 if alone is None or not alone.suits(setup):
@@ -86,6 +86,14 @@ def run_worker(
         findings.finish()
     finally:
         dist.destroy_process_group()
+
+
+def _file(setups: Sequence[Setup], world_size: int, backend: str) -> str:
+    """Where results are written: by what all setups have in common."""
+    optimizers, weighted = {s.optimizer for s in setups}, {s.weighted for s in setups}
+    words = [backend, str(world_size), *({s.kernel for s in setups} - {"fused"})]
+    words += optimizers if len(optimizers) == 1 else ()
+    return "-".join([*words, *(["weighted"] if weighted == {True} else ())]) + ".json"
 
 
 def loss_of(logits: Tensor, labels: Tensor) -> Tensor:

@@ -2,8 +2,9 @@
 
 Each case is trained once: kinds of sharding and the planner, optimizers, plain and weighted bags,
 pipelined and not take turns over the cases. ``COMPACTREC_SHARDED=all`` trains every case in every
-way, which takes hours, and with ``COMPACTREC_SHARDED_STEP=37`` every 37th of these. What goes wrong
-is said at the end, all of it.
+way, which takes hours, a test for each optimizer and kind of bags, and with
+``COMPACTREC_SHARDED_STEP=37`` every 37th of these. What goes wrong is said at the end, all of it,
+and ``COMPACTREC_SHARDED_RESULTS=<folder>`` gets a file from each test.
 """
 
 import os
@@ -22,6 +23,14 @@ from tests.ports import free_port
 
 EVERY = os.environ.get("COMPACTREC_SHARDED") == "all"
 STEP = int(os.environ.get("COMPACTREC_SHARDED_STEP", "1")) if EVERY else 1
+
+
+PARTS: list[tuple[str, bool] | None] = list(product(OPTIMIZERS, (False, True))) if EVERY else [None]
+"""Optimizer and whether bags are weighted, or all at once."""
+
+
+def _part(part: tuple[str, bool] | None) -> list[Setup]:
+    return [s for s in _setups() if part in (None, (s.optimizer, s.weighted))][::STEP]
 
 
 def _setups(every: bool = EVERY) -> list[Setup]:
@@ -60,8 +69,9 @@ def test_every_kind_that_torchrec_has_is_tried_or_known_not_to_be() -> None:
 @pytest.mark.slow
 @pytest.mark.dist
 @pytest.mark.timeout(6 * 3600 if EVERY else 900)
-def test_sharded_equals_unsharded(world_size: int) -> None:
-    mp.spawn(run_worker, args=(world_size, free_port(), _setups()[::STEP]), nprocs=world_size)
+@pytest.mark.parametrize("part", PARTS)
+def test_sharded_equals_unsharded(world_size: int, part: tuple[str, bool] | None) -> None:
+    mp.spawn(run_worker, args=(world_size, free_port(), _part(part)), nprocs=world_size)
 
 
 def gpu_setups(kernel: str) -> list[Setup]:
