@@ -18,7 +18,6 @@ and read its gradient. Caches may serve some of that: a ratio below 1 is possibl
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -26,12 +25,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from compactrec.benchmarks.bench_tables import zipf_batches
-from compactrec.benchmarks.environment import describe_environment, peak_rss_bytes, reset_peak_rss
+from compactrec.benchmarks.bench_file import write_bench
+from compactrec.benchmarks.environment import peak_rss_bytes, reset_peak_rss
 from compactrec.benchmarks.memory import keep_freed_memory
-from compactrec.data.teacher import KAGGLE_SIZES
+from compactrec.benchmarks.table_inputs import CAP, EmbeddingBags, features, zipf_batches
 from compactrec.embeddings import Feature, FusedOptimizer
 from compactrec.embeddings.contract import Table
 from compactrec.embeddings.fused import FbgemmKernel
@@ -64,17 +63,13 @@ def with_kernel(kernel: TableKernel) -> Step:
 
 def with_sparse_gradients(of: tuple[Feature, ...], name: Name) -> Step:
     """One ``nn.EmbeddingBag`` per table."""
-    bags = nn.ModuleList(
-        nn.EmbeddingBag(f.num_ids or 1, f.dim, mode="sum", sparse=True) for f in of
-    )
+    bags = EmbeddingBags(of)
     kinds = {"sgd": torch.optim.SGD, "adagrad": torch.optim.Adagrad, "adam": torch.optim.SparseAdam}
     optimizer = kinds[name](list(bags.parameters()), lr=LEARNING_RATE)
 
     def step(ids: Tensor, gradient: Tensor) -> None:
-        offsets = torch.arange(ids.shape[1])
-        out = torch.cat([bag(row, offsets) for bag, row in zip(bags, ids, strict=True)], dim=1)
         optimizer.zero_grad()
-        out.backward(gradient)
+        bags(ids).backward(gradient)
         optimizer.step()
 
     return step
@@ -109,9 +104,9 @@ def measure(
     steps: dict[str, Step], batches: list[Tensor], dim: int, rounds: int, source: Tensor
 ) -> tuple[dict[str, float], float]:
     """Median seconds of every contender, and bytes per second of a random gather."""
-    features, batch = batches[0].shape
-    gradient = torch.randn(batch, features * dim) * 1e-3
-    gathered = torch.empty(features * batch, dim)
+    count, batch = batches[0].shape
+    gradient = torch.randn(batch, count * dim) * 1e-3
+    gathered = torch.empty(count * batch, dim)
     times: dict[str, list[float]] = {name: [] for name in (*steps, "gather")}
     for turn in range(rounds + 2):
         chosen = torch.randint(0, len(source), (len(gathered),))
@@ -149,10 +144,7 @@ def described(
 
 def run(dim: int, name: Name, args: argparse.Namespace) -> list[dict[str, object]]:
     """All batch sizes and numbers of threads of one width and optimizer."""
-    of = tuple(
-        Feature(name=f"C{i + 1}", num_ids=min(n, args.cap), dim=dim)
-        for i, n in enumerate(KAGGLE_SIZES)
-    )
+    of = features(dim, args.cap)
     rows = sum(f.num_ids or 1 for f in of)
     reset_peak_rss()
     steps = contenders(of, name)
@@ -197,16 +189,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--optimizer", choices=NAMES, nargs="+", default=list(NAMES))
     parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--cap", type=int, default=1_000_000, help="most rows of a table")
+    parser.add_argument("--cap", type=int, default=CAP, help="most rows of a table")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     memory_kept = keep_freed_memory()
     results = [r for dim in args.dim for name in args.optimizer for r in run(dim, name, args)]
-    if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        environment = describe_environment(max(args.threads))
-        found = {"environment": environment, "memory_kept": memory_kept, "results": results}
-        args.out.write_text(json.dumps(found, indent=1) + "\n")
+    write_bench(args.out, max(args.threads), {"memory_kept": memory_kept, "results": results})
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ that does not count, as in ``bench_training``. Of every process:
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import multiprocessing
 import statistics
@@ -40,9 +39,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 
+from compactrec.benchmarks.bench_file import write_bench
 from compactrec.benchmarks.bench_training import NUM_IDS, capped_sizes, make_batches
 from compactrec.benchmarks.config import TrainConfig
-from compactrec.benchmarks.environment import describe_environment, peak_rss_bytes, reset_peak_rss
+from compactrec.benchmarks.environment import peak_rss_bytes, reset_peak_rss
 from compactrec.benchmarks.history import History
 from compactrec.benchmarks.loop import make_loop
 from compactrec.benchmarks.memory import keep_freed_memory
@@ -287,18 +287,18 @@ def main() -> None:
         ratios = [f"{v:5.2f} x {k[13:]}" for k, v in row.items() if k.startswith("speed")]
         held = [round(n / 1e6, 1) for n in row["held_bytes"]]
         print(f"{name:24s} {row['step_milliseconds']:8.2f} ms  {held} MB  {'  '.join(ratios)}")
-    if args.out is not None:
-        text = {
-            "environment": describe_environment(1),
+    write_bench(
+        args.out,
+        1,
+        {
             "batch": setting.batch,
             "dim": args.dim,
             "num_ids": sum(sizes),
             "rounds": rounds,
             "steps": args.steps,
             "rows": rows,
-        }
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(text, indent=1) + "\n")
+        },
+    )
 
 
 if __name__ == "__main__":

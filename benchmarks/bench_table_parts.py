@@ -13,7 +13,6 @@ each has a time of its own.
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -24,19 +23,13 @@ import torch
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from compactrec.benchmarks.bench_tables import (
-    Collection,
-    collection_of,
-    features,
-    fresh,
-    make_kjts,
-    zipf_batches,
-)
-from compactrec.benchmarks.environment import describe_environment
+from compactrec.benchmarks.bench_file import write_bench
+from compactrec.benchmarks.bench_tables import Collection, collection_of
 from compactrec.benchmarks.memory import keep_freed_memory
-from compactrec.embeddings import method_names
+from compactrec.benchmarks.table_inputs import features, fresh, make_kjts, zipf_batches
+from compactrec.embeddings import Feature, method_names
 
-__all__ = ["main", "measure"]
+__all__ = ["main", "measure", "step"]
 
 T = TypeVar("T")
 Times = dict[str, list[float]]
@@ -66,12 +59,11 @@ def step(collection: Collection, kjt: KeyedJaggedTensor, gradient: Tensor, times
     _timed(times, "update", lambda: pooled.backward(of_rows))
 
 
-def measure(batch: int, dim: int, rounds: int) -> dict[str, dict[str, float]]:
+def measure(of: tuple[Feature, ...], batch: int, rounds: int) -> dict[str, dict[str, float]]:
     """Median milliseconds of every part, by method."""
-    of = features(dim)
     kjts = make_kjts(of, zipf_batches(of, batch, 8))
     collections = {name: collection_of(of, name, "auto") for name in method_names()}
-    gradient = torch.randn(batch, dim * len(of)) * 1e-3
+    gradient = torch.randn(batch, sum(f.dim for f in of)) * 1e-3
     found: dict[str, Times] = {name: {} for name in collections}
     for turn in range(rounds + WARM_UP):
         for name, collection in collections.items():
@@ -99,20 +91,13 @@ def main() -> None:
         for batch in args.batch:
             for threads in args.threads:
                 torch.set_num_threads(threads)
-                rows = measure(batch, dim, args.rounds)
+                rows = measure(features(dim), batch, args.rounds)
                 results.append({"batch": batch, "dim": dim, "threads": threads, "rows": rows})
                 print(f"batch {batch}, width {dim}, {threads} thread(s)")
                 for name, parts in rows.items():
                     texts = (f"{part} {ms:.2f}" for part, ms in parts.items())
                     print(f"  {name:14s} {sum(parts.values()):7.2f} ms  {'  '.join(texts)}")
-    if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        text = {
-            "environment": describe_environment(max(args.threads)),
-            "memory_kept": memory_kept,
-            "results": results,
-        }
-        args.out.write_text(json.dumps(text, indent=1) + "\n")
+    write_bench(args.out, max(args.threads), {"memory_kept": memory_kept, "results": results})
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ back at every step, which adds the system's work on large temporaries to every c
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -34,14 +33,20 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
     ComputeDevice,
     SplitTableBatchedEmbeddingBagsCodegen,
 )
-from torch import Tensor, nn
+from torch import Tensor
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.fused_embedding_modules import FusedEmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from compactrec.benchmarks.environment import describe_environment
+from compactrec.benchmarks.bench_file import write_bench
 from compactrec.benchmarks.memory import keep_freed_memory
-from compactrec.data.teacher import KAGGLE_SIZES
+from compactrec.benchmarks.table_inputs import (
+    EmbeddingBags,
+    features,
+    fresh,
+    make_kjts,
+    zipf_batches,
+)
 from compactrec.embeddings import (
     CompressedEmbeddingBagCollection,
     Feature,
@@ -54,9 +59,8 @@ from compactrec.embeddings import (
 )
 from compactrec.embeddings.fused_tables import Kernel
 
-__all__ = ["collection_of", "features", "fresh", "main", "make_kjts", "zipf_batches"]
+__all__ = ["PHYSICAL", "collection_of", "described", "main", "measure", "physical", "whole"]
 
-CAP = 1_000_000
 LEARNING_RATE = 0.01
 PHYSICAL = " physical tables"
 FAR = 4
@@ -65,50 +69,31 @@ Collection = CompressedEmbeddingBagCollection
 Step = Callable[[Tensor, KeyedJaggedTensor, Tensor], None]
 
 
-def features(dim: int) -> tuple[Feature, ...]:
-    """The 26 features."""
-    return tuple(
-        Feature(name=f"C{i + 1}", num_ids=min(n, CAP), dim=dim) for i, n in enumerate(KAGGLE_SIZES)
-    )
-
-
-def zipf_batches(of: tuple[Feature, ...], batch: int, count: int) -> list[Tensor]:
-    """``count`` batches of ids ``(F, B)``, log-uniform ranks (Zipf with exponent 1)."""
-    generator = torch.Generator().manual_seed(0)
-    top = torch.tensor([float(f.num_ids or 1) for f in of])[:, None]
-    out = []
-    for _ in range(count):
-        u = torch.rand(len(of), batch, generator=generator, dtype=torch.float64)
-        out.append((torch.exp(u * torch.log(top + 1)).long() - 1).clamp_(min=0))
-    return out
-
-
-def embedding_bags(of: tuple[Feature, ...]) -> Step:
-    """One ``nn.EmbeddingBag`` per table, sparse gradients."""
-    bags = nn.ModuleList(
-        nn.EmbeddingBag(f.num_ids or 1, f.dim, mode="sum", sparse=True) for f in of
-    )
+def embedding_bags(bags: EmbeddingBags) -> Step:
+    """torch's own tables, sparse gradients."""
     optimizer = torch.optim.SGD(bags.parameters(), lr=LEARNING_RATE)
 
     def step(ids: Tensor, kjt: KeyedJaggedTensor, gradient: Tensor) -> None:
-        offsets = torch.arange(ids.shape[1])
-        out = torch.cat([bag(row, offsets) for bag, row in zip(bags, ids, strict=True)], dim=1)
         optimizer.zero_grad()
-        out.backward(gradient)
+        bags(ids).backward(gradient)
         optimizer.step()
 
     return step
 
 
-def fbgemm(of: tuple[Feature, ...]) -> Step:
+def fbgemm_operator(of: Sequence[Feature]) -> SplitTableBatchedEmbeddingBagsCodegen:
     """The raw operator."""
-    operator = SplitTableBatchedEmbeddingBagsCodegen(
+    return SplitTableBatchedEmbeddingBagsCodegen(
         [(f.num_ids or 1, f.dim, EmbeddingLocation.HOST, ComputeDevice.CPU) for f in of],
         optimizer=EmbOptimType.EXACT_SGD,
         learning_rate=LEARNING_RATE,
         bounds_check_mode=BoundsCheckMode.NONE,
         stochastic_rounding=False,
     )
+
+
+def fbgemm(operator: SplitTableBatchedEmbeddingBagsCodegen) -> Step:
+    """Its step."""
 
     def step(ids: Tensor, kjt: KeyedJaggedTensor, gradient: Tensor) -> None:
         values = ids.reshape(-1)
@@ -117,9 +102,9 @@ def fbgemm(of: tuple[Feature, ...]) -> Step:
     return step
 
 
-def torchrec_fused(of: tuple[Feature, ...]) -> Step:
+def torchrec_collection(of: Sequence[Feature]) -> FusedEmbeddingBagCollection:
     """torchrec's fused collection."""
-    collection = FusedEmbeddingBagCollection(
+    return FusedEmbeddingBagCollection(
         tables=[
             EmbeddingBagConfig(
                 name=f"t_{f.name}",
@@ -133,6 +118,10 @@ def torchrec_fused(of: tuple[Feature, ...]) -> Step:
         optimizer_kwargs={"lr": LEARNING_RATE},
         device=torch.device("cpu"),
     )
+
+
+def torchrec_fused(collection: FusedEmbeddingBagCollection) -> Step:
+    """Its step."""
 
     def step(ids: Tensor, kjt: KeyedJaggedTensor, gradient: Tensor) -> None:
         collection(fresh(kjt)).values().backward(gradient)
@@ -184,39 +173,15 @@ def physical(collection: Collection, kjts: Sequence[KeyedJaggedTensor]) -> Step:
     return step
 
 
-def make_kjts(of: tuple[Feature, ...], batches: Sequence[Tensor]) -> list[KeyedJaggedTensor]:
-    """Batches ``(F, B)`` of one id per bag as torchrec takes them."""
-    return [
-        KeyedJaggedTensor(
-            keys=[f.name for f in of],
-            values=ids.reshape(-1),
-            stride=ids.shape[1],
-            lengths=torch.ones(ids.numel(), dtype=torch.int32),
-            length_per_key=[ids.shape[1]] * len(of),
-        )
-        for ids in batches
-    ]
-
-
-def fresh(kjt: KeyedJaggedTensor) -> KeyedJaggedTensor:
-    """A batch as a loader hands it over: nothing cached but the lengths per key."""
-    return KeyedJaggedTensor(
-        keys=kjt.keys(),
-        values=kjt.values(),
-        lengths=kjt.lengths(),
-        stride=kjt.stride(),
-        length_per_key=kjt.length_per_key(),
-    )
-
-
-def measure(batch: int, dim: int, rounds: int, kernel: Kernel) -> dict[str, dict[str, float]]:
+def measure(
+    of: tuple[Feature, ...], batch: int, rounds: int, kernel: Kernel
+) -> dict[str, dict[str, float]]:
     """Median milliseconds and bytes of every contender."""
-    of = features(dim)
     full_bytes = size(full_plan(of)).serving_bytes
     steps: dict[str, tuple[Step, int]] = {
-        "embedding_bag": (embedding_bags(of), full_bytes),
-        "torchrec_fused": (torchrec_fused(of), full_bytes),
-        "fbgemm": (fbgemm(of), full_bytes),
+        "embedding_bag": (embedding_bags(EmbeddingBags(of)), full_bytes),
+        "torchrec_fused": (torchrec_fused(torchrec_collection(of)), full_bytes),
+        "fbgemm": (fbgemm(fbgemm_operator(of)), full_bytes),
     }
     batches = zipf_batches(of, batch, 8)
     kjts = make_kjts(of, batches)
@@ -225,7 +190,7 @@ def measure(batch: int, dim: int, rounds: int, kernel: Kernel) -> dict[str, dict
         table_bytes = size(collection.plan).serving_bytes
         steps[name] = (whole(collection), table_bytes)
         steps[name + PHYSICAL] = (physical(collection, kjts), table_bytes)
-    gradient = torch.randn(batch, dim * len(of)) * 1e-3
+    gradient = torch.randn(batch, sum(f.dim for f in of)) * 1e-3
     times: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(rounds + 2):
         for name, (step, _) in steps.items():
@@ -235,19 +200,26 @@ def measure(batch: int, dim: int, rounds: int, kernel: Kernel) -> dict[str, dict
             if turn >= 2:
                 times[name].append(1e3 * (time.perf_counter() - start))
     medians = {name: statistics.median(t) for name, t in times.items()}
+    return described(medians, {name: table_bytes for name, (_, table_bytes) in steps.items()})
+
+
+def described(
+    medians: dict[str, float], table_bytes: dict[str, int]
+) -> dict[str, dict[str, float]]:
+    """Times, bytes and ratios; physical tables are in the rows of their methods."""
     rows = {}
-    for name, (_, table_bytes) in steps.items():
+    for name, milliseconds in medians.items():
         if name.endswith(PHYSICAL):
             continue
         row = {
-            "milliseconds": round(medians[name], 3),
-            "ratio_to_fbgemm": round(medians[name] / medians["fbgemm"], 3),
-            "ratio_to_full": round(medians[name] / medians["full"], 3),
-            "table_bytes": table_bytes,
+            "milliseconds": round(milliseconds, 3),
+            "ratio_to_fbgemm": round(milliseconds / medians["fbgemm"], 3),
+            "ratio_to_full": round(milliseconds / medians["full"], 3),
+            "table_bytes": table_bytes[name],
         }
         if name + PHYSICAL in medians:
             alone = medians[name + PHYSICAL]
-            row["ratio_to_physical"] = round(medians[name] / alone, 3)
+            row["ratio_to_physical"] = round(milliseconds / alone, 3)
             row["physical_ratio_to_full"] = round(alone / medians["full" + PHYSICAL], 3)
         rows[name] = row
     return rows
@@ -271,7 +243,7 @@ def main() -> None:
     results = []
     for dim in args.dim:
         for batch in args.batch:
-            rows = measure(batch, dim, args.rounds, args.kernel)
+            rows = measure(features(dim), batch, args.rounds, args.kernel)
             results.append({"batch": batch, "dim": dim, "threads": args.threads, "rows": rows})
             print(f"batch {batch}, width {dim}, {args.threads} thread(s)")
             for name, row in rows.items():
@@ -285,18 +257,8 @@ def main() -> None:
                         else ""
                     )
                 )
-    if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(
-            {
-                "environment": describe_environment(args.threads),
-                "memory_kept": memory_kept,
-                "kernel": args.kernel,
-                "results": results,
-            },
-            indent=1,
-        )
-        args.out.write_text(text + "\n")
+    found = {"memory_kept": memory_kept, "kernel": args.kernel, "results": results}
+    write_bench(args.out, args.threads, found)
 
 
 if __name__ == "__main__":

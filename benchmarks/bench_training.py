@@ -19,7 +19,6 @@ run, of medians over rounds.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import multiprocessing
 import statistics
@@ -30,9 +29,10 @@ from pathlib import Path
 
 import torch
 
-from compactrec.benchmarks.bench_tables import zipf_batches
-from compactrec.benchmarks.environment import describe_environment, peak_rss_bytes, reset_peak_rss
+from compactrec.benchmarks.bench_file import write_bench
+from compactrec.benchmarks.environment import peak_rss_bytes, reset_peak_rss
 from compactrec.benchmarks.memory import keep_freed_memory
+from compactrec.benchmarks.table_inputs import zipf_batches
 from compactrec.benchmarks.training_entrants import NUM_DENSE, Setting, build, entrants
 from compactrec.data.batch import Batch
 from compactrec.data.teacher import KAGGLE_SIZES
@@ -184,9 +184,10 @@ def main() -> None:
         )
     for name in missing:
         print(f"{name}: not installed, left out")
-    if args.out is not None:
-        text = {
-            "environment": describe_environment(threads),
+    write_bench(
+        args.out,
+        threads,
+        {
             "batch": setting.batch,
             "dim": args.dim,
             "num_ids": sum(sizes),
@@ -194,9 +195,8 @@ def main() -> None:
             "steps": args.steps,
             "missing": list(missing),
             "rows": rows,
-        }
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(text, indent=1) + "\n")
+        },
+    )
 
 
 if __name__ == "__main__":

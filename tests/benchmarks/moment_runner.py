@@ -1,8 +1,9 @@
 """Trains again and again, killed by SIGKILL after a random time; `kill_runner.py` kills at places.
 
 Started by `test_kills.py` in a process of its own; every run is a fork of it, so that everything is
-imported once. The arguments are a folder and JSON: ``[[name, config, num_processes, kills], ...]``;
-a config of null is the loop that saves asynchronously.
+imported once. The arguments are a folder and JSON, ``[[name, config, num_processes, kills, moment],
+...]``; a config of null is the loop that saves asynchronously. The moment is ``any``, ``saved`` (any
+after the first save) or ``saving`` (inside a later save, as soon as one is seen).
 
 A killed run goes on, and is killed again. After each kill the checkpoint must be whole and no older
 than before, and a copy of the folder goes on to its end, to the bytes of the run that was never
@@ -44,6 +45,7 @@ class Job:
     config: dict[str, Any] | None
     num_processes: int
     num_kills: int
+    moment: str
 
     def train(self, out: Path) -> None:
         if self.config is None:
@@ -57,7 +59,10 @@ class Job:
 
 
 def _run(job: Job, out: Path, kill: tuple[float, int] | None = None) -> list[int]:
-    """How every process ended; ``kill`` is after how many seconds which of them is killed."""
+    """How every process ended; ``kill`` is after how many seconds which of them is killed.
+
+    The seconds count from the job's moment; without one from the start.
+    """
     out.mkdir(exist_ok=True)
     port = str(free_port())
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(job.num_processes)}
@@ -70,9 +75,27 @@ def _run(job: Job, out: Path, kill: tuple[float, int] | None = None) -> list[int
 
     children = [forked(functools.partial(work, rank)) for rank in range(job.num_processes)]
     if kill is not None:
+        _await(job.moment, out / FOLDER)
         time.sleep(kill[0])
         os.kill(children[kill[1]], signal.SIGKILL)
     return [_ended(child, kill is not None) for child in children]
+
+
+def _await(moment: str, folder: Path) -> None:
+    """Return at the moment, or when it does not come within the time of a few runs."""
+    start = time.monotonic()
+    while moment != "any" and time.monotonic() - start < PATIENCE / 4:
+        if (folder / INDEX).is_file() and (moment == "saved" or _unknown(folder)):
+            return
+        time.sleep(0.0005)
+
+
+def _unknown(folder: Path) -> list[str]:
+    """Files that the index does not name: of a save that has not come to its end."""
+    index = json.loads((folder / INDEX).read_text())
+    sets = [found for found in (index["tensors"], index["best"]) if found]
+    known = {file["name"] for tensors in sets for file in tensors["files"]} | {INDEX}
+    return [path.name for path in folder.iterdir() if path.is_file() and path.name not in known]
 
 
 def _ended(child: int, impatient: bool) -> int:
@@ -102,9 +125,7 @@ def _checked(out: Path, before: int) -> tuple[int, bool]:
         store.read(found.tensors)
     if found.step < before:
         sys.exit(f"{folder} is of step {found.step}, it was of step {before} before the kill")
-    sets = (found.tensors, found.best) if found.best else (found.tensors,)
-    known = {file.name for tensors in sets for file in tensors.files} | {INDEX}
-    return found.step, any(p.is_file() and p.name not in known for p in folder.iterdir())
+    return found.step, bool(_unknown(folder))
 
 
 def _attempt(job: Job, root: Path, seed: int) -> list[dict[str, Any]]:
@@ -121,7 +142,11 @@ def _attempt(job: Job, root: Path, seed: int) -> list[dict[str, Any]]:
         if len(found) == job.num_kills:
             break
         out = root / f"killed-{number}"
-        delay = draw.uniform(0.2 * seconds, seconds)  # before that it is starting
+        delay = {
+            "any": draw.uniform(0.2 * seconds, seconds),  # before that it is starting
+            "saved": draw.uniform(0, 0.5 * seconds),
+            "saving": 0.0,
+        }[job.moment]
         rank = draw.randrange(job.num_processes)
         codes = _run(job, out, (delay, rank))
         if codes[rank] != -signal.SIGKILL or (out / job.weights).exists():
@@ -135,6 +160,8 @@ def _attempt(job: Job, root: Path, seed: int) -> list[dict[str, Any]]:
         if (copy / job.weights).read_bytes() != expected:
             sys.exit(f"{job.name}: the run killed after {delay:.3f} s ends with other weights")
         shutil.rmtree(copy)
+        if job.moment == "saving" and not is_torn:
+            continue  # the save was done before the kill came
         found.append({"seconds": round(delay, 3), "rank": rank, "step": step, "torn": is_torn})
     return found
 

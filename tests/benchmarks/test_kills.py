@@ -1,8 +1,8 @@
 """A run that is killed at any moment goes on from a whole checkpoint to the same weights.
 
 `test_train.py` kills at chosen places; here the moment is a random time. Two kills are tried: of
-one process in a loop that saves asynchronously, and of one of two sharded ones in `train`.
-``COMPACTREC_SHARDED=all`` tries twenty.
+one process in a loop that saves asynchronously, inside a save, and of one of two sharded ones in
+`train`, after a save. ``COMPACTREC_SHARDED=all`` tries twenty more, at any moment.
 """
 
 import json
@@ -30,12 +30,15 @@ def _config(data: Path, engine: str) -> dict[str, Any]:
 @pytest.mark.dist
 @pytest.mark.timeout(3600 if EVERY else 300)
 def test_a_run_killed_at_any_moment_goes_on_to_the_same_weights(data: Path, tmp_path: Path) -> None:
-    jobs = [
-        ("loop", None, 1, 6 if EVERY else 1),
-        ("sharded", _config(data, "sharded"), 2, 5 if EVERY else 1),
-    ]
+    sharded = _config(data, "sharded")
+    jobs = [("saving", None, 1, 1, "saving"), ("saved", sharded, 2, 1, "saved")]
     if EVERY:
-        jobs += [("sharded-loop", None, 2, 5), ("train", _config(data, "fused"), 1, 4)]
+        jobs += [
+            ("loop", None, 1, 6, "any"),
+            ("sharded", sharded, 2, 5, "any"),
+            ("sharded-loop", None, 2, 5, "any"),
+            ("train", _config(data, "fused"), 1, 4, "any"),
+        ]
     done = subprocess.run(
         [
             sys.executable, "-W", "ignore", "-m", "tests.benchmarks.moment_runner",
@@ -48,8 +51,9 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_weights(data: Path, tmp_
     found = json.loads(done.stdout.splitlines()[-1])
     print(found)
     assert {name: len(kills) for name, kills in found.items()} == {j[0]: j[3] for j in jobs}
+    assert found["saving"][0]["torn"], "the kill was not inside a save"
+    for name, kills in found.items():
+        assert any(kill["step"] for kill in kills), f"{name} was never killed after a save"
     if EVERY:
         assert any(kill["torn"] for kill in found["loop"]), "no kill was inside a save"
         assert any(kill["torn"] for kill in found["sharded-loop"]), "no kill was inside a save"
-        for name, kills in found.items():
-            assert any(kill["step"] for kill in kills), f"{name} was never killed after a save"
