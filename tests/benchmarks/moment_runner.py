@@ -1,9 +1,9 @@
 """Trains again and again, killed by SIGKILL after a random time; `kill_runner.py` kills at places.
 
 Started by `test_kills.py` in a process of its own; every run is a fork of it, so that everything is
-imported once. The arguments are a folder and JSON, ``[[name, config, num_processes, kills, moment],
-...]``; a config of null is the loop that saves asynchronously. The moment is ``any``, ``saved`` (any
-after the first save) or ``saving`` (inside a later save, as soon as one is seen).
+imported once. The arguments are a folder and JSON, ``[[name, config, num_processes, kills,
+moment], ...]``; a config of null is the loop that saves asynchronously. The moment is ``any``,
+``saved`` (any after the first save) or ``saving`` (inside a later save, as soon as one is seen).
 
 A killed run goes on, and is killed again. After each kill the checkpoint must be whole and no older
 than before, and a copy of the folder goes on to its end, to the bytes of the run that was never
