@@ -16,7 +16,9 @@ that does not count, as in ``bench_training``. Of every process:
 
 * ``planned_bytes``: weights and optimizer state, as ``plan --ranks`` says beforehand;
 * ``held_bytes``: the same, summed over the tensors that it has;
-* ``peak_bytes``: what the process grew by, with the dense part, gradients and buffers.
+* ``peak_bytes``: what the process grew by, with the dense part, gradients and buffers;
+* ``parts``: milliseconds of a step of the first process, from a turn of its own under a profiler,
+  ``profiled_step`` in all; it is slower than the turns that count.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -42,15 +44,15 @@ from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from compactrec.benchmarks.bench_file import write_bench
 from compactrec.benchmarks.bench_training import NUM_IDS, capped_sizes, make_batches
 from compactrec.benchmarks.config import TrainConfig
+from compactrec.benchmarks.endless import Endless
 from compactrec.benchmarks.environment import peak_rss_bytes, reset_peak_rss
 from compactrec.benchmarks.history import History
 from compactrec.benchmarks.loop import make_loop
 from compactrec.benchmarks.memory import keep_freed_memory
 from compactrec.benchmarks.model import build_model
 from compactrec.benchmarks.processes import Processes
+from compactrec.benchmarks.step_profile import profiled
 from compactrec.benchmarks.training_entrants import NUM_DENSE, Setting
-from compactrec.data.batch import Batch
-from compactrec.data.loader import part_bounds
 from compactrec.embeddings import (
     CompressedEmbeddingBagCollection,
     Feature,
@@ -64,7 +66,7 @@ from compactrec.embeddings.sharding_bytes import Ranks
 from compactrec.embeddings.sharding_config import Sharding, TableSharding
 from compactrec.embeddings.sharding_estimate import estimate
 
-__all__ = ["Entrant", "main", "measure"]
+__all__ = ["Entrant", "Told", "main", "measure"]
 
 SHARDING = Sharding(default=TableSharding(kind="table_wise"))
 METHODS = ("full", "hash", "compositional", "mixed")
@@ -73,6 +75,18 @@ LAYOUTS = (
     ("sharded", 2, True),
 )  # fmt: skip
 """Engine, processes, and whether the input is pipelined."""
+
+
+PROFILED = 4
+"""Steps under a profiler."""
+
+
+class Told(NamedTuple):
+    """What a process says at its end."""
+
+    held_bytes: int
+    peak_bytes: int
+    parts: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -109,46 +123,8 @@ class Entrant:
         return setting.config().model_copy(update=changes)
 
 
-class Endless:
-    """What a loop asks of a loader: one process's part of the same few batches, again and again."""
-
-    epoch = 0
-
-    def __init__(self, batches: Sequence[Batch], part: tuple[int, int]) -> None:
-        self.batch_size = batches[0].batch_size
-        self.num_rows = self.batch_size * len(self)
-        self._parts = [_part(batch, part) for batch in batches]
-
-    def __len__(self) -> int:
-        return 2**40
-
-    def __iter__(self) -> Iterator[Batch]:
-        while True:
-            yield from self._parts
-
-    def state_dict(self) -> dict[str, int]:
-        """At the start."""
-        return {"epoch": 0, "next_batch": 0}
-
-
-def _part(batch: Batch, part: tuple[int, int]) -> Batch:
-    """The examples of one process; one id per bag."""
-    low, high = part_bounds(batch.batch_size, part)
-    ids = batch.values.view(len(batch.keys), batch.batch_size)[:, low:high]
-    num_bags = ids.numel()
-    return Batch(
-        dense=batch.dense[low:high],
-        values=ids.reshape(-1),
-        lengths=torch.ones(num_bags, dtype=torch.int32),
-        labels=batch.labels[low:high],
-        keys=batch.keys,
-        length_per_key=(high - low,) * len(batch.keys),
-        offsets=torch.arange(num_bags + 1, dtype=torch.int32),
-    )
-
-
 def _work(entrant: Entrant, setting: Setting, rank: int, meet: str, pipe: Connection) -> None:
-    """One process: takes numbers of steps, gives seconds; 0 asks for the bytes."""
+    """One process: takes numbers of steps, gives seconds; 0 asks for bytes and a profile."""
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     keep_freed_memory()
@@ -167,13 +143,31 @@ def _work(entrant: Entrant, setting: Setting, rank: int, meet: str, pipe: Connec
     pipe.send(None)
     while num_steps := pipe.recv():
         next(steps)  # brings back what the others have pushed out
-        start = time.perf_counter()
-        for _ in range(num_steps):
-            next(steps)
-        pipe.send(time.perf_counter() - start)
-    pipe.send((_held_bytes(collections[0]), peak_rss_bytes() - before))
+        pipe.send(_seconds(steps, num_steps))
+    peak = peak_rss_bytes() - before
+    pipe.send(Told(_held_bytes(collections[0]), peak, _parts_of_step(steps)))
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def _seconds(steps: Iterator[object], num_steps: int) -> float:
+    start = time.perf_counter()
+    for _ in range(num_steps):
+        next(steps)
+    return time.perf_counter() - start
+
+
+def _parts_of_step(steps: Iterator[object]) -> dict[str, float]:
+    """Milliseconds under a profiler: of all of a step, then of its parts."""
+    seconds = 0.0
+
+    def run() -> None:
+        nonlocal seconds
+        seconds = _seconds(steps, PROFILED)
+
+    next(steps)
+    parts = profiled(run, PROFILED)
+    return {"profiled_step": round(1e3 * seconds / PROFILED, 2), **parts}
 
 
 def _held_bytes(collection: CompressedEmbeddingBagCollection) -> int:
@@ -229,10 +223,10 @@ def measure(
                 seconds = max(_ask(pipes[entrant], steps))
                 if turn >= 2:
                     times[entrant].append(seconds / steps)
-        memory = {entrant: _ask(pipes[entrant], 0) for entrant in entrants}
+        told = {entrant: _ask(pipes[entrant], 0) for entrant in entrants}
         for worker in workers:
             worker.join()
-    return {e.name: _row(e, setting, times, memory[e]) for e in entrants}
+    return {e.name: _row(e, setting, times, told[e]) for e in entrants}
 
 
 def _ask(pipes: Sequence[Connection], num_steps: int) -> list[Any]:
@@ -245,15 +239,16 @@ def _row(
     entrant: Entrant,
     setting: Setting,
     times: dict[Entrant, list[float]],
-    memory: list[tuple[int, int]],
+    told: Sequence[Told],
 ) -> dict[str, Any]:
     seconds = {e: statistics.median(found) for e, found in times.items()}
     row: dict[str, Any] = {
         "step_milliseconds": round(1e3 * seconds[entrant], 2),
         "samples_per_second": round(setting.batch / seconds[entrant]),
         "planned_bytes": _planned_bytes(entrant, setting),
-        "held_bytes": [held for held, _ in memory],
-        "peak_bytes": [peak for _, peak in memory],
+        "held_bytes": [of_process.held_bytes for of_process in told],
+        "peak_bytes": [of_process.peak_bytes for of_process in told],
+        "parts": told[0].parts,
     }
     for other, of_other in seconds.items():
         if other.method == entrant.method and other.num_processes == 1 and other != entrant:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+from torchrec.sparse.jagged_tensor import KeyedTensor
 
 from compactrec.data.batch import KjtBatch, register_pipelineable
 from compactrec.embeddings.sharding_plan import quiet_torchrec
@@ -24,16 +25,33 @@ class LossModel(nn.Module):
     Args:
         model: ``(dense, features) -> logits (B,)``.
         loss: of the logits of a batch: what is backpropagated, and what is shown.
+        padded: collections of the model whose bags may be more than there are examples
+            (:func:`~compactrec.embeddings.equal_batches.pad_bags`): the model gets the vectors of
+            the examples.
     """
 
-    def __init__(self, model: nn.Module, loss: Loss) -> None:
+    def __init__(self, model: nn.Module, loss: Loss, padded: Sequence[nn.Module] = ()) -> None:
         super().__init__()
         self.model = model
         self._loss = loss
+        self._num_examples: int | None = None
+        for collection in padded:
+            collection.register_forward_hook(self._cut)
 
     def forward(self, batch: KjtBatch) -> tuple[Tensor, Tensor]:
         """What the loss gives, ``()`` each."""
-        return self._loss(self.model(batch.dense, batch.features), batch)
+        if batch.num_bags is not None:
+            self._num_examples = batch.labels.shape[0]
+        logits = self.model(batch.dense, batch.features)
+        self._num_examples = None
+        return self._loss(logits, batch)
+
+    def _cut(self, module: nn.Module, args: object, vectors: KeyedTensor) -> KeyedTensor | None:
+        if self._num_examples is None:
+            return None
+        return KeyedTensor(
+            vectors.keys(), vectors.length_per_key(), vectors.values()[: self._num_examples]
+        )
 
 
 class _Step:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from compactrec.embeddings import CompressedEmbeddingBagCollection
 from compactrec.embeddings.checkpoint_index import TensorSet
 from compactrec.embeddings.checkpoint_optimizer import OptimizerNames
 from compactrec.embeddings.checkpointing import CheckpointFolder
+from compactrec.embeddings.equal_batches import needs_equal_batches, pad_bags
 from compactrec.embeddings.sharding import shard
 
 __all__ = ["ShardedLoop"]
@@ -49,13 +51,14 @@ class ShardedLoop:
         processes: Processes,
     ) -> None:
         self._processes, self._config = processes, config
+        counted = LossModel(model, self._loss, padded=embeddings)  # cuts before the penalty looks
         self._penalty = EmbeddingPenalty(embeddings, config.embedding_decay)
         self._rewrite = embeddings[0].rewrite if config.rewrite_in_loader else None
         self._model = model
         self._trained = shard(
-            LossModel(model, self._loss), config.sharding, optimizer=fused_optimizer(config),
-            device=config.device,
-        )  # fmt: skip
+            counted, config.sharding, optimizer=fused_optimizer(config), device=config.device
+        )
+        self._equal = any(needs_equal_batches(collection) for collection in embeddings)
         self.optimizers = Optimizers(self._trained, embeddings, config)
         self._pipeline: InputPipeline | None = None
         if config.pipeline:
@@ -125,6 +128,10 @@ class ShardedLoop:
         for index, batch in enumerate(loader, first):
             num_rows = min(loader.batch_size, loader.num_rows - index * loader.batch_size)
             made = batch.with_kjt(num_rows)
+            largest = -(-num_rows // self._processes.size)
+            if self._equal and batch.batch_size < largest:
+                features = pad_bags(made.features, largest)
+                made = replace(made, features=features, num_bags=largest)
             if self._rewrite is not None:
                 with torch.no_grad():
                     made = made.rewritten(self._rewrite)

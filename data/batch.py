@@ -133,6 +133,8 @@ class KjtBatch:
     """(B,) float32."""
     num_rows: int
     """Examples of the batch over all processes: B, or more where this is a part of it."""
+    num_bags: int | None = None
+    """Of every feature, where there are more than B: the last ones are of no example."""
 
     def rewritten(self, rewrite: Callable[[KeyedJaggedTensor], KeyedJaggedTensor]) -> KjtBatch:
         """The batch with the ids of physical parts, which a collection takes as they are."""
@@ -145,13 +147,14 @@ class KjtBatch:
             self.features.to(torch.device(device), non_blocking=non_blocking),
             self.labels.to(device, non_blocking=non_blocking),
             self.num_rows,
+            self.num_bags,
         )
 
     def pin_memory(self) -> KjtBatch:
         """A copy in page-locked memory; ``RuntimeError`` (from torch) without an accelerator."""
         return KjtBatch(
             self.dense.pin_memory(), self.features.pin_memory(), self.labels.pin_memory(),
-            self.num_rows,
+            self.num_rows, self.num_bags,
         )  # fmt: skip
 
     def record_stream(self, stream: torch.Stream) -> None:

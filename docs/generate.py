@@ -24,6 +24,7 @@ from compactrec.models import get_model, model_names
 
 __all__ = [
     "derived",
+    "equality_table",
     "main",
     "methods_table",
     "models_table",
@@ -51,6 +52,8 @@ def derived() -> Iterator[tuple[Path, str, str]]:
     }  # fmt: skip
     for name, table in speeds.items():
         yield ROOT / "benchmarks" / "README.md", name, table(RESULTS / f"{name}.json")
+    sharded = ROOT / "docs" / "sharding.md"
+    yield sharded, "equality", equality_table(RESULTS / "sharded-equality")
     folders = sorted(p.parent for p in RESULTS.glob("*/summary.json") if not _searched(p.parent))
     for name in method_names():
         content = "\n\n".join(filter(None, [runs_of(name, folders), step_times(name)]))
@@ -200,6 +203,23 @@ def step_times(method: str) -> str:
         "Time of the [table step](../../benchmarks/README.md#speed) over that of `full`, at a "
         f"quarter of its bytes (batch, width): {', '.join(measured)}."
     )
+
+
+def equality_table(folder: Path) -> str:
+    """How far several processes were from one, as the sharding tests wrote it down."""
+    lines = [
+        "| processes | optimizer | bags | ways to train | went wrong | largest difference |",
+        "|---:|---|---|---:|---:|---:|",
+    ]
+    for path in sorted(folder.glob("*.json")):
+        found = json.loads(path.read_text())
+        ((optimizer, largest),) = found["largest_differences"].items()
+        bags = "weighted" if path.stem.endswith("-weighted") else "plain"
+        lines.append(
+            f"| {found['processes']} | {optimizer.replace('_', ' ')} | {bags} | {found['tried']} "
+            f"| {len(found['wrong'])} | {largest['difference']:.1e} |"
+        )
+    return "\n".join(lines)
 
 
 def _cells(row: Row) -> list[str]:

@@ -53,12 +53,22 @@ class RankCost:
 
 
 def estimate(
-    plan: AnyPlan, sharding: Sharding, ranks: Ranks, optimizer: str, batch_size: int
+    plan: AnyPlan,
+    sharding: Sharding,
+    ranks: Ranks,
+    optimizer: str,
+    batch_size: int,
+    *,
+    is_weighted: bool = False,
 ) -> list[RankCost]:
-    """The cost of every rank, for a batch of all ranks together."""
+    """The cost of every rank, for a batch of all ranks together.
+
+    ``is_weighted``: as the collection; torchrec's planner may place weighted bags elsewhere.
+    """
     costs = [RankCost(rank) for rank in range(ranks.num)]
     collections = [
-        CompressedEmbeddingBagCollection(part, device=torch.device("meta")) for part in plan.plans
+        CompressedEmbeddingBagCollection(part, is_weighted=is_weighted, device=torch.device("meta"))
+        for part in plan.plans
     ]
     check_patterns(sharding, [t.name for c in collections for t in c.physical_tables])
     for collection in collections:

@@ -26,9 +26,12 @@ def wrong_bytes(
     optimizer: str,
     rank: int,
     world_size: int,
+    *,
+    is_weighted: bool,
 ) -> list[str]:
     """Where this process does not hold, after training, the bytes that were estimated for it."""
-    cost = estimate(plan, sharding, Ranks(world_size), optimizer, batch_size=1)[rank]
+    ranks = Ranks(world_size)
+    cost = estimate(plan, sharding, ranks, optimizer, batch_size=1, is_weighted=is_weighted)[rank]
     weights = [t for name, t in sharded.state_dict().items() if TABLE in name]
     replicated = [p for name, p in sharded.named_parameters() if TABLE in name and _is_plain(p)]
     inside = sharded.fused_optimizer.state_dict()["state"].values()

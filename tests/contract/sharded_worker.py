@@ -165,8 +165,9 @@ def _compared(setup: Setup, alone: Alone, rank: int, wrong: list[str]) -> float:
             optimizers.step()
     if device == "cpu":
         wrong += wrong_bytes(
-            sharded, optimizers.all, setup.plan, sharding, setup.optimizer, rank, alone.world_size
-        )
+            sharded, optimizers.all, setup.plan, sharding, setup.optimizer, rank, alone.world_size,
+            is_weighted=setup.weighted,
+        )  # fmt: skip
     return _difference(model, alone.model, mine[0])
 
 
