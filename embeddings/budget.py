@@ -4,9 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from compactrec.embeddings.counts import Counts, checked_counts
 from compactrec.embeddings.feature import Feature, check_features
 from compactrec.embeddings.full import FullConfig
 from compactrec.embeddings.plan import Group, Plan
@@ -23,9 +21,6 @@ from compactrec.embeddings.size import size
 from compactrec.embeddings.sizing import assignment_bytes
 
 __all__ = ["Counts", "budget_method", "full_plan", "make_plan"]
-
-Counts = Mapping[str, NDArray[np.int64]]
-"""Training frequency of every id by feature name, ``(num_ids,)`` each."""
 
 
 def full_plan(features: Sequence[Feature]) -> Plan:
@@ -62,7 +57,7 @@ def make_plan(
     check_features(tuple(features))
     small = [f for f in features if f.num_ids is not None and f.num_ids <= threshold]
     rest = tuple(f for f in features if f not in small)
-    _check_counts(rest, counts)
+    counts = checked_counts(rest, counts, [f.name for f in features])
     kept = _full_assignments(small)
     kept_bytes = assignment_bytes(kept) if small else 0
     solved = Assignments((), {})
@@ -120,15 +115,3 @@ def _check_budget(budget_bytes: object) -> None:
             f"budget_bytes must be a whole number of bytes, got {budget_bytes!r}; write 4 MB as "
             f"4_000_000"
         )
-
-
-def _check_counts(features: Sequence[Feature], counts: Counts | None) -> None:
-    if counts is None:
-        return
-    for feature in features:
-        found = len(counts[feature.name]) if feature.name in counts else None
-        if feature.num_ids is not None and found != feature.num_ids:
-            raise ValueError(
-                f"counts of feature {feature.name!r} have {found} entries, expected "
-                f"num_ids = {feature.num_ids}; take them from the data the plan is for"
-            )

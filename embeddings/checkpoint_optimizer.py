@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from compactrec.embeddings.checkpoint_index import StoredTensor, first_few
 from compactrec.embeddings.checkpoint_io import CheckpointError
+from compactrec.embeddings.checkpoint_quiet import sharded_tensors_touched
 
 __all__ = ["OptimizerNames"]
 
@@ -34,6 +35,7 @@ class OptimizerNames:
         prefix: of names in ``model`` that names in the checkpoint have not.
     """
 
+    @sharded_tensors_touched()
     def __init__(self, model: nn.Module, optimizers: Sequence[Any], *, prefix: str = "") -> None:
         self._optimizers = list(optimizers)
         self._names = {id(p): name.removeprefix(prefix) for name, p in model.named_parameters()}
@@ -78,6 +80,7 @@ class OptimizerNames:
             "groups": [self._group(g) for o in self._optimizers for g in o.param_groups],
         }
 
+    @sharded_tensors_touched()
     def check(
         self, stored: Mapping[str, StoredTensor], settings: Sequence[Mapping[str, Any]]
     ) -> None:

@@ -6,10 +6,8 @@ another way. Its own storage is not used: that pickles ``.metadata`` and writes 
 
 from __future__ import annotations
 
-import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from torch.distributed.checkpoint.planner import SavePlan
 
 from compactrec.embeddings.checkpoint_group import CheckpointGroup
 from compactrec.embeddings.checkpoint_index import Chunk, StoredTensor, TensorSet, first_few
+from compactrec.embeddings.checkpoint_quiet import sharded_tensors_touched
 
 __all__ = ["Staged", "misfits", "read_into", "stage"]
 
@@ -42,16 +41,7 @@ class Staged:
     """All tensors of all processes; the file of a chunk is the rank that writes it."""
 
 
-@contextmanager
-def _sharded_tensors_touched() -> Iterator[None]:
-    """torch 2.13 warns wherever a ShardedTensor is touched, here and in its own planners; torchrec
-    1.8 has its shards in these, so that nobody can do anything about it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Please use DTensor instead", FutureWarning)
-        yield
-
-
-@_sharded_tensors_touched()
+@sharded_tensors_touched()
 def stage(tensors: Mapping[str, Any], processes: CheckpointGroup, *, copy: bool) -> Staged:
     """Agree on who writes what; all processes call it.
 
@@ -83,7 +73,7 @@ def stage(tensors: Mapping[str, Any], processes: CheckpointGroup, *, copy: bool)
     return Staged(own, layout)
 
 
-@_sharded_tensors_touched()
+@sharded_tensors_touched()
 def read_into(folder: Path, stored: TensorSet, targets: dict[str, Any]) -> None:
     """Fill ``targets`` in place with what the files hold for them; each process by itself."""
     planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
@@ -105,7 +95,7 @@ def read_into(folder: Path, stored: TensorSet, targets: dict[str, Any]) -> None:
                 planner.resolve_tensor(item).detach().copy_(piece)
 
 
-@_sharded_tensors_touched()
+@sharded_tensors_touched()
 def misfits(stored: TensorSet, targets: Mapping[str, Any]) -> list[str]:
     """What keeps ``stored`` from being read into ``targets``, in words."""
     found = []

@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compactrec.embeddings.arguments import check_model, whole_number
 from compactrec.embeddings.feature import Feature
 from compactrec.embeddings.layers import CompressedEmbeddingBag
+from compactrec.embeddings.parameters import check_optimizer_list
 from compactrec.embeddings.plan import Plan
 from compactrec.embeddings.single import SingleFeature
 from compactrec.embeddings.swap_build import Built
@@ -18,6 +20,7 @@ from compactrec.embeddings.swap_reasons import refuse_wrapped
 __all__ = ["materialize"]
 
 _CHUNK_FLOATS = 1 << 24
+_BYTES = " of bytes"
 
 _Key = tuple[int, str, int | None]
 """Layers with equal keys are tied: the same tables, feature and padding."""
@@ -43,9 +46,14 @@ def materialize(
             inside backward, is in none of them.
 
     Raises:
+        TypeError: ``model`` is no module, ``optimizers`` no list, or ``max_bytes`` no whole number.
         ValueError: an open vocabulary, more than ``max_bytes``, a feature of several vectors, a
             wrapped model, or nothing to do. The model is unchanged then.
     """
+    check_model(model, "materialize")
+    check_optimizer_list(optimizers)
+    if max_bytes is not None:
+        whole_number(max_bytes, "max_bytes", "write 64 MB as 64_000_000, None is no limit", _BYTES)
     refuse_wrapped(
         model,
         "materialize {path}.{inside}, which is the model inside{every}",

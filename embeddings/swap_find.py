@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 
 from torch import nn
 
+from compactrec.embeddings.arguments import check_model
 from compactrec.embeddings.core import BagTables
 from compactrec.embeddings.feature import MAX_ID, Feature
 from compactrec.embeddings.single import SingleFeature
@@ -69,11 +70,7 @@ def find_tables(model: nn.Module, max_bags: Mapping[str, int] | None = None) -> 
     ``max_bags`` says how many ids the bags of a collection's feature may hold; 1 by default.
     Raises ``ValueError`` for a model that is wrapped for several processes.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            f"compress takes a model, a torch.nn.Module, got {type(model).__name__}; give it "
-            f"module by module, or all in an nn.ModuleDict"
-        )
+    check_model(model, "compress")
     refuse_wrapped(model, "call compress before wrapping: {short}(compress(model, ...))")
     tables: list[FoundTable] = []
     by_weight: dict[int, int] = {}

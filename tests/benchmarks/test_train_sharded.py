@@ -44,6 +44,7 @@ dense_learning_rate = 0.05
 table_eps = 1e-3
 embedding_decay = 1e-3
 num_threads = 1
+checkpoint_every_steps = 5
 pipeline = true
 [sharding.tables]
 "t_C1__.*" = "row_wise"
@@ -126,19 +127,18 @@ def test_two_processes_train_what_one_does_and_go_on_after_a_kill(
     assert done.stdout.count("serving bytes") == 1  # one process shows the result
     assert "Warning" not in done.stderr, done.stderr  # torch's, of what only torchrec can change
 
-    toml = "checkpoint_every_steps = 5\n" + TOML
-    killed = torchrun(folder, tmp_path / "on", toml, *words, module="tests.benchmarks.dying_train")
+    killed = torchrun(folder, tmp_path / "on", TOML, *words, module="tests.benchmarks.dying_train")
     assert killed.returncode != 0
     assert "-SIGKILL" in killed.stderr or "Signal 9" in killed.stderr, killed.stderr
     shutil.copytree(tmp_path / "on", tmp_path / "alone")
     assert (tmp_path / "on" / "checkpoint" / "checkpoint.json").is_file()
-    go_on(folder, tmp_path / "on", toml, *words, size=2)
+    go_on(folder, tmp_path / "on", TOML, *words, size=2)
     first, second = (
         load_file(tmp_path / "two" / MODEL_NAME),
         load_file(tmp_path / "on" / MODEL_NAME),
     )
     assert all(torch.equal(first[name], second[name]) for name in first)  # to the last bit
-    go_on(folder, tmp_path / "alone", toml, *words, size=1)
+    go_on(folder, tmp_path / "alone", TOML, *words, size=1)
     assert_same_run(unsharded, tmp_path / "alone")
 
 

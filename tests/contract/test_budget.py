@@ -1,6 +1,7 @@
 """A plan at a budget, for every method: fits, uses the budget, grows with it, refuses in words."""
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -133,8 +134,53 @@ def test_counts_must_fit_the_features(method: str) -> None:
     ):
         make_plan(method, FEATURES, FULL_BYTES, counts=COUNTS | {"C2": np.ones(5, dtype=np.int64)})
     counts = {k: v for k, v in COUNTS.items() if k != "C4"}
-    with pytest.raises(ValueError, match=r"counts of feature 'C4' have None entries"):
+    with pytest.raises(ValueError, match=r"counts are missing for 'C4'; give an array for each of"):
         make_plan(method, FEATURES, FULL_BYTES, counts=counts)
+    with pytest.raises(
+        ValueError,
+        match=r"missing for 'C4'; there are some of 'c4', as no feature is called; .* 'C5'$",
+    ):
+        make_plan(method, FEATURES, FULL_BYTES, counts=counts | {"c4": COUNTS["C4"]})
+
+
+ONE = Feature(name="a", num_ids=300, dim=8)
+
+
+def ones_but(value: object, dtype: str | None = None) -> object:
+    """Counts of ``ONE``: 7 of each id, and this of id 4."""
+    return np.array([7] * 4 + [value] + [7] * 295, dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("of_a", "error", "text"),
+    [
+        (ones_but(-1), ValueError, "whole numbers >= 0, got -1 for id 4"),
+        (ones_but(np.nan), ValueError, "whole numbers >= 0, got nan for id 4"),
+        (ones_but(np.inf), ValueError, "whole numbers >= 0, got inf for id 4"),
+        (ones_but(1e19), ValueError, r"whole numbers >= 0, got 1e\+19 for id 4"),
+        ([7.0] * 299 + [2.5], ValueError, "whole numbers >= 0, got 2.5 for id 299"),
+        (ones_but("7", "U1"), TypeError, "whole numbers, got an array of <U1"),
+        (ones_but({}, "O"), TypeError, "whole numbers, got an array of object"),
+        (np.ones((300, 2)), ValueError, r"shape \(300, 2\), expected num_ids = 300"),
+        (7, ValueError, r"shape \(\), expected num_ids = 300"),
+    ],
+)
+def test_counts_are_whole_numbers(of_a: Any, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=f"counts of feature 'a' (have|must be) {text}"):
+        make_plan("rare", [ONE], 4_000, counts={"a": of_a})
+
+
+def test_counts_are_by_name() -> None:
+    with pytest.raises(TypeError, match=r"counts must be a mapping .* got ndarray; write \{'a': "):
+        make_plan("rare", [ONE], 4_000, counts=ones_but(1))  # type: ignore[arg-type]
+
+
+def test_whole_counts_may_be_floats_or_lists_and_of_more_features() -> None:
+    counts = np.arange(300)[::-1]
+    plan = make_plan("rare", [ONE], 4_000, counts={"a": counts})
+    for same in (counts.astype(np.float32), counts.tolist(), counts.astype(np.uint64)):
+        found = make_plan("rare", [ONE], 4_000, counts={"a": same, "b": np.ones(3)})
+        assert found.to_json() == plan.to_json()
 
 
 def test_unknown_method_is_refused() -> None:

@@ -145,6 +145,33 @@ def test_what_cannot_be_materialized_leaves_the_optimizer_as_it_is() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (
+            {"optimizers": torch.optim.SGD([torch.zeros(2)])},
+            "optimizers must be a list of optimizers, got SGD; write optimizers=[optimizer]",
+        ),
+        ({"optimizers": ["x"]}, "optimizers[0] is of type str, which has no param_groups; give"),
+        (
+            {"max_bytes": "64MB"},
+            "max_bytes must be a whole number of bytes, got '64MB'; write 64 MB as 64_000_000, "
+            "None is no limit",
+        ),
+        ({"max_bytes": 1e9}, "max_bytes must be a whole number of bytes, got 1000000000.0; write"),
+        ({"max_bytes": True}, "max_bytes must be a whole number of bytes, got True; write 64 MB"),
+        (
+            {"model": {"a": nn.Linear(2, 2)}},
+            "materialize takes a model, a torch.nn.Module, got dict; give it module by module",
+        ),
+        ({"model": None}, "materialize takes a model, a torch.nn.Module, got NoneType; give it"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(arguments: dict[str, Any], text: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(text)):
+        materialize(**{"model": CompressedEmbedding(100, 8), **arguments})
+
+
 class DistributedDataParallel(nn.Module):
     """Known by the name of its class: making a real one takes processes."""
 
@@ -170,6 +197,8 @@ def test_what_cannot_be_materialized() -> None:
     layer = CompressedEmbedding(100, 8)
     with pytest.raises(ValueError, match=re.escape("take 3,200 bytes, max_bytes is 3,199; raise")):
         materialize(layer, max_bytes=3199)
+    with pytest.raises(ValueError, match="max_bytes must be 0 or more, got -1; write 64 MB as"):
+        materialize(layer, max_bytes=-1)
     assert type(materialize(layer, max_bytes=3200)) is nn.Embedding
     plan = full_plan([Feature(name="a", num_ids=50, dim=4), Feature(name="b", num_ids=9, dim=8)])
     sequences = CompressedEmbeddingCollection(plan)
