@@ -6,6 +6,7 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, fx, nn
+from torchrec.distributed.types import LazyAwaitable
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import (
     EmbeddingBagCollection,
@@ -17,6 +18,7 @@ from compactrec.embeddings.contract import Table
 from compactrec.embeddings.fused_optimizer import FusedOptimizer
 from compactrec.embeddings.fused_tables import FusedTables, Kernel
 from compactrec.embeddings.kjt_rewrite import KjtRewrite
+from compactrec.embeddings.lazy_vectors import LazyVectors
 from compactrec.embeddings.logical import LogicalCombine
 from compactrec.embeddings.plan import Plan
 from compactrec.embeddings.rewrite import Rewrite
@@ -148,9 +150,18 @@ class CompressedEmbeddingBagCollection(EmbeddingBagCollectionInterface):
             )
             keys, dims = self._fused().part_keys, self._fused().part_dims
         else:
-            table = self.tables(physical)
-            rows, keys, dims = table.values(), table.keys(), table.length_per_key()
-        values = self.combine(rows, keys, dims)
+            pooled = self.tables(physical)
+            if isinstance(pooled, LazyAwaitable):
+                later = LazyVectors(pooled, lambda of: self._combined(features, of), kind)
+                return cast(KeyedTensor, later)
+            return self._combined(features, pooled)
+        return self._made(features, self.combine(rows, keys, dims))
+
+    def _combined(self, features: KeyedJaggedTensor, pooled: KeyedTensor) -> KeyedTensor:
+        values = self.combine(pooled.values(), pooled.keys(), pooled.length_per_key())
+        return self._made(features, values)
+
+    def _made(self, features: KeyedJaggedTensor, values: Tensor) -> KeyedTensor:
         if self._mean:
             values = values * self._mean_scale(features, values)
         return KeyedTensor(keys=self._keys, length_per_key=self._dims, values=values)

@@ -103,11 +103,10 @@ class DLRM(nn.Module):
 
     def forward(self, dense: Tensor, features: KeyedJaggedTensor) -> Tensor:
         """Logits ``(B,)`` for ``dense (B, num_dense)`` and one bag per feature and example."""
-        embedded = stack_by_key(self.embeddings(features), self.keys, self.dim)
-        if self.bottom is not None:
-            first = self.bottom(dense)
-        else:
-            first = self.constant.expand(embedded.shape[0], -1)
+        travelling = self.embeddings(features)  # between processes, while bottom computes
+        bottom = None if self.bottom is None else self.bottom(dense)
+        embedded = stack_by_key(travelling, self.keys, self.dim)
+        first = self.constant.expand(embedded.shape[0], -1) if bottom is None else bottom
         vectors = torch.cat((first.unsqueeze(1), embedded), dim=1)
         if self.dots is None:
             return self.top(vectors.flatten(1)).squeeze(1)
