@@ -90,7 +90,7 @@ class OptimizerNames:
         """
         theirs = {name: kind for saved in settings for name, kind in saved["kinds"].items()}
         wrong = [
-            f"{name} is updated by {theirs.get(name)} there and {kind} here"
+            f"{name} is updated by {theirs.get(name, 'no optimizer')} there and {kind} here"
             for name, kind in self.settings()["kinds"].items()
             if theirs.get(name) != kind
         ]
