@@ -4,9 +4,17 @@ from collections.abc import Collection, Mapping
 from numbers import Integral
 from typing import Any
 
+import torch
 from torch import nn
 
-__all__ = ["check_budget", "check_model", "check_names", "check_options", "whole_number"]
+__all__ = [
+    "check_budget",
+    "check_model",
+    "check_names",
+    "check_options",
+    "checked_device",
+    "whole_number",
+]
 
 
 def check_model(model: Any, who: str) -> None:
@@ -21,6 +29,20 @@ def check_model(model: Any, who: str) -> None:
 def check_budget(budget_bytes: Any) -> None:
     """Raise unless ``budget_bytes`` is a whole number of bytes."""
     whole_number(budget_bytes, "budget_bytes", "write 4 MB as 4_000_000", " of bytes")
+
+
+def checked_device(device: Any) -> torch.device:
+    """``device`` of a process that has shards; raise ``ValueError`` where none can be there."""
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError):
+        found = None
+    if found is None or found.type not in ("cpu", "cuda"):
+        raise ValueError(
+            f"device must be 'cpu', 'cuda' or one of several, as 'cuda:1', got {device!r}; give "
+            f"the one that this process computes on"
+        )
+    return found
 
 
 def check_names(names: Any, example: str) -> None:
