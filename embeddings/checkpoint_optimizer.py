@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from compactrec.embeddings.checkpoint_index import StoredTensor, first_few
 from compactrec.embeddings.checkpoint_io import CheckpointError
-from compactrec.embeddings.checkpoint_quiet import sharded_tensors_touched
+from compactrec.embeddings.shard_warnings import sharded_tensors_touched
 
 __all__ = ["OptimizerNames"]
 

@@ -26,7 +26,7 @@ from torch.distributed.checkpoint.planner import SavePlan
 
 from compactrec.embeddings.checkpoint_group import CheckpointGroup
 from compactrec.embeddings.checkpoint_index import Chunk, StoredTensor, TensorSet, first_few
-from compactrec.embeddings.checkpoint_quiet import sharded_tensors_touched
+from compactrec.embeddings.shard_warnings import sharded_tensors_touched
 
 __all__ = ["Staged", "misfits", "read_into", "stage"]
 

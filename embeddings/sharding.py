@@ -43,6 +43,7 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from compactrec.embeddings.arguments import check_model, checked_device
 from compactrec.embeddings.collection import CompressedEmbeddingBagCollection
 from compactrec.embeddings.fused_optimizer import FusedOptimizer
+from compactrec.embeddings.shard_warnings import sharded_tensors_touched
 from compactrec.embeddings.sharding_bytes import Ranks
 from compactrec.embeddings.sharding_config import Sharding
 from compactrec.embeddings.sharding_estimate import RankCost, add_bytes, check_fits
@@ -145,6 +146,7 @@ def shard(
     return sharded
 
 
+@sharded_tensors_touched()
 def gather_state(model: nn.Module) -> dict[str, Tensor]:
     """The state dict with whole tables on rank 0; other ranks get it without the sharded ones.
 
