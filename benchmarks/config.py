@@ -30,8 +30,11 @@ _PLACES = frozenset({"data", "out", "plan", "start"})
 _LAYOUT = frozenset({"sharding", "pipeline", "rewrite_in_loader"})
 """Where and when things are computed, which changes results by rounding alone."""
 _COSMETIC = frozenset(
-    {"quiet", "checkpoint_every_seconds", "checkpoint_every_steps", "keep_model", "tensorboard"}
-)
+    {
+        "quiet", "checkpoint_every_seconds", "checkpoint_every_steps", "checkpoint_asynchronous",
+        "keep_model", "tensorboard",
+    }
+)  # fmt: skip
 _OFF: dict[str, Any] = {
     "table_decay": 0.0, "dense_dtype": "float32", "accumulate_steps": 1, "max_grad_norm": None,
     "monitor": "auc",
@@ -140,6 +143,9 @@ class TrainConfig(BaseModel):
 
     checkpoint_every_seconds: float | None = Field(default=300.0, gt=0)
     checkpoint_every_steps: int | None = Field(default=None, ge=1)
+    checkpoint_asynchronous: bool = False
+    """Copy what a checkpoint holds and write it while training goes on, which takes the memory of
+    the copy. A validation that is the best waits for it, and so does the end."""
     score_test: bool = True
     """False leaves the test split closed, for runs that only choose a setting."""
     keep_model: bool = True

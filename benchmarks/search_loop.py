@@ -94,6 +94,7 @@ class SearchLoop:
 
         Raises:
             TrainingDiverged: a loss or a validation prediction is not finite.
+            CheckpointError: a checkpoint cannot be written.
         """
         phases = self._supernet.phases
         self._resume()
@@ -102,6 +103,7 @@ class SearchLoop:
             while self._progress.phase < len(phases):
                 before = sum(self._num_steps(p) for p in phases[: self._progress.phase])
                 self._run_phase(phases[self._progress.phase], bar, before)
+        self._store.wait()  # where a save in the background failed, this says so
         self._model.eval()
 
     def _num_steps(self, phase: Phase) -> int:
@@ -265,6 +267,7 @@ class SearchLoop:
             self._loaders.state_dict(),
             state,
             self._best,
+            asynchronous=self._config.checkpoint_asynchronous,
         )
         self._saved_at = time.monotonic()
 

@@ -48,12 +48,14 @@ def save(
     state: Mapping[str, Any],
     best: TensorSet | None,
     names: OptimizerNames | None = None,
+    *,
+    asynchronous: bool = False,
 ) -> None:
     """Weights, optimizer state, position in the data and random states of every process.
 
     ``position`` is the loader's state, ``state`` what else the loop remembers, ``best`` the
     selected weights. ``names`` are those of the optimizers' state, where the model that has them is
-    wrapped.
+    wrapped. ``asynchronous``: see :meth:`CheckpointFolder.save`.
     """
     words, generators = take_random()
     with optimizers.behind():
@@ -65,7 +67,7 @@ def save(
             **prefixed(f"random.{folder.processes.rank}.", words),
         }
     own = {"loader": dict(position), "optimizers": names.settings(), "random": generators}
-    folder.save(step, tensors, state, best, rank_state=own)
+    folder.save(step, tensors, state, best, rank_state=own, asynchronous=asynchronous)
 
 
 def restore(

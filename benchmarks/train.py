@@ -191,6 +191,7 @@ def _fit(run: Run) -> None:
             if not history.stopped:
                 history.epoch += 1
                 run.loader.set_epoch(history.epoch)
+    run.store.wait()  # where a save in the background failed, this says so
     check_learning(history, config, at_end=True)
 
 
@@ -214,7 +215,7 @@ def _train_epoch(run: Run, bar: ProgressBar, board: Board) -> None:
             history.show(bar)
         asked = run.due.end(history.step, run.interrupt)
         if run.due.checkpoint(history.step) or asked:
-            _save(run)
+            _save(run, in_background=config.checkpoint_asynchronous and not asked)
         if asked:
             raise RunInterrupted(asked, history.step, run.store.path)
         if history.stopped:
@@ -242,12 +243,13 @@ def _validate(run: Run, board: Board) -> None:
     check_learning(history, run.config)
 
 
-def _save(run: Run) -> None:
+def _save(run: Run, *, in_background: bool) -> None:
     history, loop = run.history, run.loop
     loop.pause()
     snapshot.save(
         run.store, history.step, run.model, loop.optimizers, loop.position(run.loader),
         {"history": history.to_json()}, run.best_file, loop.names(),
+        asynchronous=in_background,
     )  # fmt: skip
     run.due.saved()
 

@@ -1,9 +1,9 @@
 """From a method's name and a number of bytes to a plan."""
 
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral
 from typing import Any
 
+from compactrec.embeddings.arguments import check_budget, whole_number
 from compactrec.embeddings.counts import Counts, checked_counts
 from compactrec.embeddings.feature import Feature, check_features
 from compactrec.embeddings.full import FullConfig
@@ -49,11 +49,12 @@ def make_plan(
         options: the method's own options, checked against its options type.
 
     Raises:
-        TypeError: the budget is no whole number.
+        TypeError: the budget or the threshold is no whole number, or options are not by name.
         ValueError: unknown method or option, or the budget is below the smallest possible plan.
     """
     spec, from_budget = budget_method(method)
-    _check_budget(budget_bytes)
+    check_budget(budget_bytes)
+    whole_number(threshold, "threshold", "0 keeps no table full", " of ids")
     check_features(tuple(features))
     small = [f for f in features if f.num_ids is not None and f.num_ids <= threshold]
     rest = tuple(f for f in features if f not in small)
@@ -107,11 +108,3 @@ def _search_names() -> list[str]:
 
 def _full_assignments(features: Sequence[Feature]) -> Assignments:
     return Assignments(tuple(((f,), FullConfig()) for f in features), {})
-
-
-def _check_budget(budget_bytes: object) -> None:
-    if isinstance(budget_bytes, bool) or not isinstance(budget_bytes, Integral):
-        raise TypeError(
-            f"budget_bytes must be a whole number of bytes, got {budget_bytes!r}; write 4 MB as "
-            f"4_000_000"
-        )

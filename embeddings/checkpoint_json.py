@@ -11,15 +11,22 @@ from compactrec.embeddings.checkpoint_index import canonical
 __all__ = ["as_json"]
 
 
-def as_json(value: object, name: str) -> Any:
-    """``value`` as it comes back from JSON; ``name`` is what errors call it.
+def as_json(value: object, name: str) -> dict[str, Any]:
+    """A dict as it comes back from JSON; ``name`` is what errors call it.
 
     Raises:
-        TypeError: something in it has no JSON form; the error says where, and what to give.
+        TypeError: it is no dict, or something in it has no JSON form; the error says where, and
+            what to give.
         ValueError: a number in it is NaN or infinite.
     """
     _check(value, name)
-    return json.loads(canonical(value))
+    if not isinstance(value, dict):
+        raise TypeError(
+            f"{name} must be a dict of JSON values by name, got {value!r}; write {{'name': value}}"
+            ", or {} where there is nothing"
+        )
+    found: dict[str, Any] = json.loads(canonical(value))
+    return found
 
 
 def _check(value: object, name: str) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from compactrec.embeddings.checkpoint_index import StoredTensor, first_few
 from compactrec.embeddings.checkpoint_io import CheckpointError
-from compactrec.embeddings.checkpoint_quiet import sharded_tensors_touched
+from compactrec.embeddings.shard_warnings import sharded_tensors_touched
 
 __all__ = ["OptimizerNames"]
 
@@ -90,7 +90,7 @@ class OptimizerNames:
         """
         theirs = {name: kind for saved in settings for name, kind in saved["kinds"].items()}
         wrong = [
-            f"{name} is updated by {theirs.get(name)} there and {kind} here"
+            f"{name} is updated by {theirs.get(name, 'no optimizer')} there and {kind} here"
             for name, kind in self.settings()["kinds"].items()
             if theirs.get(name) != kind
         ]

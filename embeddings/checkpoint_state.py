@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from compactrec.embeddings.arguments import check_model
 from compactrec.embeddings.checkpoint_index import first_few
 from compactrec.embeddings.checkpoint_optimizer import OptimizerNames
 from compactrec.embeddings.checkpoint_plan import check_plans, plans_of
@@ -44,12 +45,12 @@ def save_checkpoint(
         folder: where to.
         model: plain, with collections of any engine, or wrapped in DistributedModelParallel.
         optimizers: those that are stepped. What is updated inside backward is found in the model.
-        step: of the training.
+        step: of the training, 0 or more.
         state: what else it takes to go on, e.g. the position in the data; JSON values, the same in
             all processes.
         asynchronous: see :meth:`CheckpointFolder.save`.
     """
-    _check_arguments(folder, optimizers)
+    _check_arguments(folder, model, optimizers, "save_checkpoint")
     names = OptimizerNames(model, optimizers)
     words, generators = take_random()
     tensors = {
@@ -60,7 +61,13 @@ def save_checkpoint(
     rank_state = {"random": generators, "optimizers": names.settings()}
     if folder.processes.rank == 0:
         rank_state["plans"] = plans_of(model)
-    folder.save(step, tensors, state or {}, rank_state=rank_state, asynchronous=asynchronous)
+    folder.save(
+        step,
+        tensors,
+        {} if state is None else state,
+        rank_state=rank_state,
+        asynchronous=asynchronous,
+    )
 
 
 def load_checkpoint(
@@ -77,7 +84,7 @@ def load_checkpoint(
     Raises:
         CheckpointError: it is damaged, of another plan, or does not fit.
     """
-    _check_arguments(folder, () if optimizers is None else optimizers)
+    _check_arguments(folder, model, () if optimizers is None else optimizers, "load_checkpoint")
     checkpoint = folder.load()
     if checkpoint is None:
         return None
@@ -111,12 +118,13 @@ def _put(
     put_random(without(f"random.{rank}.", found), saved["random"])
 
 
-def _check_arguments(folder: Any, optimizers: Any) -> None:
+def _check_arguments(folder: Any, model: Any, optimizers: Any, who: str) -> None:
     if not isinstance(folder, CheckpointFolder):
         raise TypeError(
             f"folder must be a CheckpointFolder, got {folder!r}; make one, CheckpointFolder(path, "
             f"identity), and close it at the end"
         )
+    check_model(model, who)
     check_optimizer_list(optimizers)
 
 

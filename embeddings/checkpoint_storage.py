@@ -26,7 +26,7 @@ from torch.distributed.checkpoint.planner import SavePlan
 
 from compactrec.embeddings.checkpoint_group import CheckpointGroup
 from compactrec.embeddings.checkpoint_index import Chunk, StoredTensor, TensorSet, first_few
-from compactrec.embeddings.checkpoint_quiet import sharded_tensors_touched
+from compactrec.embeddings.shard_warnings import sharded_tensors_touched
 
 __all__ = ["Staged", "misfits", "read_into", "stage"]
 
@@ -48,6 +48,12 @@ def stage(tensors: Mapping[str, Any], processes: CheckpointGroup, *, copy: bool)
     A tensor that several processes hold whole is written once. Sharded tensors of
     ``torch.distributed`` are written where they lie. With ``copy`` the tensors may change then.
     """
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(
+                f"a checkpoint holds tensors, and {name!r} is {type(tensor).__name__}; give JSON "
+                "values as state"
+            )
     planner = DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
     planner.set_up_planner(dict(tensors), None, processes.rank == 0)
     local = processes.gather(planner.create_local_plan())

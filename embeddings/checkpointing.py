@@ -22,6 +22,7 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 from torch import Tensor
 
+from compactrec.embeddings.arguments import whole_number
 from compactrec.embeddings.checkpoint_group import CheckpointGroup
 from compactrec.embeddings.checkpoint_index import (
     INDEX_NAME,
@@ -97,7 +98,7 @@ class CheckpointFolder:
     def write(self, name: str, tensors: Mapping[str, Tensor]) -> TensorSet:
         """Write tensors; a later :meth:`save` must name them, or they will be removed."""
         self._begin()
-        return self._store(self._unused(name), self._staged(tensors, copy=False))
+        return self._store(self._unused(name), stage(tensors, self.processes, copy=False))
 
     def discard(self, tensors: TensorSet) -> None:
         """Delete what :meth:`write` wrote, unless the checkpoint on disk names it."""
@@ -120,7 +121,7 @@ class CheckpointFolder:
         """Replace the checkpoint by one of ``step``.
 
         Args:
-            step: names the files; shown in errors.
+            step: 0 or more; names the files, shown in errors.
             tensors: by name; sharded ones lie where they lie, whole ones are written once.
             state: JSON values, the same in all processes.
             best: selected weights that :meth:`write` wrote.
@@ -128,10 +129,11 @@ class CheckpointFolder:
             asynchronous: copy the tensors to the CPU and write in a thread. The next call waits for
                 it and raises what went wrong there.
         """
+        step = whole_number(step, "step", "give the number of steps that were made")
         self._begin()
         ranks = self.processes.gather(as_json(rank_state or {}, "rank_state"))
         agreed: dict[str, Any] = as_json(state, "state")
-        staged = self._staged(tensors, copy=asynchronous)
+        staged = stage(tensors, self.processes, copy=asynchronous)
         name = self._unused(f"step-{step:09d}")
 
         def work() -> None:
@@ -298,15 +300,6 @@ class CheckpointFolder:
         found = next(n for n in names if n not in self._names)
         self._names.add(found)
         return found
-
-    def _staged(self, tensors: Mapping[str, Any], *, copy: bool) -> Staged:
-        for name, tensor in tensors.items():
-            if not isinstance(tensor, Tensor):
-                raise TypeError(
-                    f"a checkpoint holds tensors, and {name!r} is {type(tensor).__name__}; give "
-                    "JSON values as state"
-                )
-        return stage(tensors, self.processes, copy=copy)
 
     def _store(self, name: str, staged: Staged) -> TensorSet:
         """Write this process's file; all processes know the whole set afterwards."""

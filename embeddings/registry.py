@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from compactrec.embeddings.arguments import check_options
 from compactrec.embeddings.config import MethodConfig, first_error
 from compactrec.embeddings.contract import Arrays, Lowered
 from compactrec.embeddings.feature import Feature
@@ -131,10 +132,11 @@ def config_from_dict(fields: Mapping[str, Any]) -> MethodConfig:
 
 def parse_options(method: Method, options: Mapping[str, Any]) -> BaseModel:
     """Validate a person's options; errors name the method and the field."""
+    allowed = ", ".join(method.options.model_fields) or "none"
+    check_options(options, method.name, allowed)
     try:
         return method.options.model_validate(dict(options))
     except ValidationError as error:
-        allowed = ", ".join(method.options.model_fields) or "none"
         raise ValueError(
             f"{method.name}: option {first_error(error)}; options are: {allowed}"
         ) from None

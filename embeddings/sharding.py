@@ -40,8 +40,10 @@ from torchrec.distributed.types import (
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
+from compactrec.embeddings.arguments import check_model, checked_device
 from compactrec.embeddings.collection import CompressedEmbeddingBagCollection
 from compactrec.embeddings.fused_optimizer import FusedOptimizer
+from compactrec.embeddings.shard_warnings import sharded_tensors_touched
 from compactrec.embeddings.sharding_bytes import Ranks
 from compactrec.embeddings.sharding_config import Sharding
 from compactrec.embeddings.sharding_estimate import RankCost, add_bytes, check_fits
@@ -80,7 +82,7 @@ def shard(
             be equal on all ranks). Its other weights are made equal to rank 0's.
         sharding: which table goes where; None leaves it to torchrec's planner.
         optimizer: of the tables, inside backward; row-wise Adagrad by default.
-        device: of this process.
+        device: of this process, cpu or cuda.
 
     Raises:
         ValueError: there is no process group, no table, a table of engine ``fused``, or a sharding
@@ -94,14 +96,15 @@ def shard(
         model = shard(DLRM(collection, num_dense=13), optimizer=FusedOptimizer(name="sgd"))
         dense = torch.optim.Adam(dense_parameters(model))
     """
+    check_model(model, "shard")
     sharding, optimizer = _sharding(sharding), _optimizer(optimizer)
     check_optimizer(optimizer)
+    device = checked_device(device)
     if not dist.is_initialized():
         raise ValueError(
             "there is no process group to shard over; start with torchrun and call "
             "torch.distributed.init_process_group first"
         )
-    device = torch.device(device)
     world = dist.get_world_size()
     with quiet_torchrec():
         ranks = Ranks(world, get_local_size(world) if world > 1 else 1, device.type)
@@ -143,6 +146,7 @@ def shard(
     return sharded
 
 
+@sharded_tensors_touched()
 def gather_state(model: nn.Module) -> dict[str, Tensor]:
     """The state dict with whole tables on rank 0; other ranks get it without the sharded ones.
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torchrec.distributed.types import ParameterSharding, ShardingType
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 
-__all__ = ["Ranks", "loads_of", "shards_of", "state_bytes", "whole_bytes"]
+__all__ = ["Ranks", "loads_of", "shards_of", "state_bytes", "tables_in_words", "whole_bytes"]
 
 
 class Ranks:
@@ -44,6 +44,16 @@ def whole_bytes(config: EmbeddingBagConfig, optimizer: str) -> int:
     """Bytes of a table's weights and of their optimizer's state."""
     rows, dim = config.num_embeddings, config.embedding_dim
     return 4 * rows * dim + state_bytes(rows, dim, optimizer)
+
+
+def tables_in_words(configs: Sequence[EmbeddingBagConfig], optimizer: str) -> str:
+    """How many they are, their bytes and the largest one, for errors."""
+    num_bytes = {config.name: whole_bytes(config, optimizer) for config in configs}
+    largest = max(num_bytes, key=lambda name: num_bytes[name])
+    return (
+        f"{len(configs)} tables of {sum(num_bytes.values()):,} bytes, the largest {largest!r} with "
+        f"{num_bytes[largest]:,}"
+    )
 
 
 def shards_of(

@@ -46,7 +46,7 @@ from torchrec.distributed.types import (
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
-from compactrec.embeddings.sharding_bytes import Ranks, loads_of, whole_bytes
+from compactrec.embeddings.sharding_bytes import Ranks, loads_of, tables_in_words, whole_bytes
 from compactrec.embeddings.sharding_config import Sharding, TableSharding
 
 __all__ = ["check_patterns", "plan_tables", "quiet_torchrec"]
@@ -250,10 +250,9 @@ def _by_bytes(
         rule = whole if min(load) + whole_bytes(config, optimizer) <= memory else rows
         generators[config.name] = _generator(config, rule, ranks, optimizer, load)
     if max(load) > memory:
-        total = sum(whole_bytes(config, optimizer) for config in configs)
         why = f" ({str(error).strip().splitlines()[0].strip(' .')})" if error else ""
         raise ValueError(
-            f"sharding: there is no place for {len(configs)} tables of {total:,} bytes on "
+            f"sharding: there is no place for {tables_in_words(configs, optimizer)}, on "
             f"{ranks.num} rank(s) with rank_memory_bytes {sharding.rank_memory_bytes}: not for "
             f"torchrec's planner, which counts activations too{why}, and not for their weights "
             f"and optimizer state alone; start more processes, allow more memory, or take a "

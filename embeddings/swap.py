@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from compactrec.embeddings.arguments import check_names
 from compactrec.embeddings.budget import Counts
 from compactrec.embeddings.config import MethodConfig
 from compactrec.embeddings.parameters import check_optimizer_list
@@ -90,6 +91,10 @@ def compress(
         model = compress(model, "compositional", budget_bytes=64_000_000, optimizers=[optimizer])
     """
     check_optimizer_list(optimizers)
+    if not isinstance(report, bool) and not callable(report):
+        raise TypeError(
+            f"report must be True, False or a function, got {report!r}; a function gets the report"
+        )
     sizing = Sizing(budget_bytes, counts, options, min_num_ids)
     asked, done = _planned(model, what, sizing, names, max_bags)
     if not done.num_replaced:
@@ -161,8 +166,7 @@ def _named(
     """The tables with a feature that one of ``names`` is, or matches."""
     if names is None:
         return tables
-    if isinstance(names, str):
-        raise TypeError(f"names must be a list of names, got the string {names!r}")
+    check_names(names, "C[0-9]+")
     exact = {feature.name for table in tables for feature in table.features}
     for name in names:
         if name not in exact:

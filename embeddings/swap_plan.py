@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from compactrec.embeddings.arguments import check_budget, whole_number
 from compactrec.embeddings.budget import Counts, budget_method, full_plan, make_plan
 from compactrec.embeddings.config import MethodConfig
 from compactrec.embeddings.feature import Feature
@@ -24,6 +25,11 @@ class Sizing:
     counts: Counts | None = None
     options: Mapping[str, Any] | None = None
     min_num_ids: int = 0
+
+    def __post_init__(self) -> None:
+        if self.budget_bytes is not None:
+            check_budget(self.budget_bytes)
+        whole_number(self.min_num_ids, "min_num_ids", "0 lets tables of any size be replaced")
 
 
 def keeps(group: Group, tables: Sequence[FoundTable]) -> bool:
@@ -62,7 +68,6 @@ def asked_plan(
         )
     if isinstance(what, Mapping):
         _check_rules(what)
-    _check_budget(sizing.budget_bytes)
     if not tables:
         return None
     if isinstance(what, str):
@@ -82,14 +87,6 @@ def _check_rules(rules: Mapping[str, Any]) -> None:
             way += f"; or give the name alone: compress(model, {config!r}, budget_bytes=..., names="
             way += f"[{name!r}])"
         raise TypeError(f"the rule {name!r} must be a method config, got {config!r}; {way}")
-
-
-def _check_budget(budget_bytes: Any) -> None:
-    if budget_bytes is not None and not isinstance(budget_bytes, (int, float)):
-        raise TypeError(
-            f"budget_bytes must be a number of bytes, got {budget_bytes!r}; write 64_000_000 for "
-            f"64 MB"
-        )
 
 
 def _refuse_sizing(sizing: Sizing, *, rules: bool) -> None:

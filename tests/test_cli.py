@@ -177,6 +177,23 @@ def test_several_wrong_fields_are_all_named(capsys: Captured, tmp_path: Path, da
     assert "batch_size: Input should be greater than or equal to 1, got 0" in err
 
 
+def test_a_config_file_that_cannot_be_read_says_what_it_is(
+    capsys: Captured, tmp_path: Path, data: Path
+) -> None:
+    (tmp_path / "latin.toml").write_bytes('model = "fm"  # f\xfcr'.encode("latin-1"))
+    texts = {
+        tmp_path / "nope.toml": "cannot be read (No such file or directory); give the path of a "
+        "TOML file with fields of the training config, such as batch_size = 2048",
+        tmp_path: "cannot be read (Is a directory); give the path of a TOML file with",
+        tmp_path / "latin.toml": "is not valid TOML: 'utf-8' codec",
+    }
+    for file, text in texts.items():
+        words = ("--data", data, "--out", tmp_path / "o", "--method", "full", "--config", file)
+        code, _, err = call(capsys, "train", *words)
+        assert code == 1
+        assert f"{file} {text}" in " ".join(err.split()), err
+
+
 # -- methods, plan -------------------------------------------------------------------------------
 
 

@@ -210,8 +210,8 @@ def train(
 
     Weights are selected on validation rows. `--epochs 0` scores the weights of `--start` as they
     are. A checkpoint is made every five minutes (or as checkpoint_every_seconds and
-    checkpoint_every_steps say in the file of --config), and where Ctrl-C or SIGTERM ends the run;
-    the same command goes on from it.
+    checkpoint_every_steps say in the file of --config, which checkpoint_asynchronous writes beside
+    the training), and where Ctrl-C or SIGTERM ends the run; the same command goes on from it.
     """
     from compactrec.benchmarks.choices import train_config_for
     from compactrec.benchmarks.runs import quiet_torch

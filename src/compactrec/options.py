@@ -165,7 +165,12 @@ def _fields_of(file: Path | None) -> dict[str, Any]:
         return {}
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+    except OSError as error:
+        raise ValueError(
+            f"--config {file} cannot be read ({error.strerror}); give the path of a TOML file with "
+            f"fields of the training config, such as batch_size = 2048, or leave --config out"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} is not valid TOML: {error}") from error
 
 

@@ -57,7 +57,7 @@ def test_resolved_leaves_out_places_and_cosmetics_alone() -> None:
     left_out = everything - set(all_on.resolved()) - {"kernel"}
     assert left_out == {
         "data", "out", "plan", "start", "quiet", "keep_model", "tensorboard",
-        "checkpoint_every_seconds", "checkpoint_every_steps",
+        "checkpoint_every_seconds", "checkpoint_every_steps", "checkpoint_asynchronous",
         "sharding", "pipeline", "rewrite_in_loader",
     }  # fmt: skip
     assert config().resolved()["schedule"].keys() == {

@@ -222,6 +222,7 @@ def test_a_killed_search_ends_with_the_same_plans(data: Path, tmp_path: Path) ->
     whole = search(
         search_config("toy", {}, (6_000,), base_config(data, tmp_path / "whole", **every))
     )
+    every["checkpoint_asynchronous"] = True
     config = search_config("toy", {}, (6_000,), base_config(data, tmp_path / "killed", **every))
     for call in (12, STEPS // 2, 30):
         code = KILLED.format(config=config.model_dump_json(), call=call)

@@ -385,7 +385,11 @@ RUNS: dict[str, dict[str, Any]] = {
         "epochs": 4,
         "schedule": {"warmup_steps": 10, "decay_start_step": 20, "num_decay_steps": 20},
     },
-    "rowwise": {"table_optimizer": "rowwise_adagrad", "dense_optimizer": "adagrad"},
+    "rowwise": {
+        "table_optimizer": "rowwise_adagrad",
+        "dense_optimizer": "adagrad",
+        "checkpoint_asynchronous": True,
+    },
     "eager": {
         "engine": "eager",
         "dense_optimizer": "sgd",

@@ -121,7 +121,8 @@ def test_two_processes_train_what_one_does_and_go_on_after_a_kill(
     folder: Path, tmp_path: Path, unsharded: Path
 ) -> None:
     words = ("--plan", str(unsharded / PLAN_NAME), "--threads", "1")
-    done = torchrun(folder, tmp_path / "two", TOML, *words)
+    in_background = "checkpoint_asynchronous = true\n" + TOML
+    done = torchrun(folder, tmp_path / "two", in_background, *words)
     assert done.returncode == 0, done.stderr
     assert_same_run(unsharded, tmp_path / "two")
     assert done.stdout.count("serving bytes") == 1  # one process shows the result

@@ -252,5 +252,13 @@ def test_a_budget_is_a_whole_number(budget: object) -> None:
         make_plan("full", [Feature(name="a", num_ids=9, dim=4)], budget)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("threshold", "text"), [("a", "a whole number"), (-4, "0 or more")])
+def test_a_threshold_is_a_whole_number(threshold: object, text: str) -> None:
+    with pytest.raises(
+        (TypeError, ValueError), match=f"threshold must be {text}.*, got '?{threshold}"
+    ):
+        make_plan("full", FEATURES, FULL_BYTES, threshold=threshold)  # type: ignore[arg-type]
+
+
 def test_a_budget_may_be_a_numpy_integer() -> None:
     assert make_plan("full", [Feature(name="a", num_ids=9, dim=4)], np.int64(4000))

@@ -95,6 +95,16 @@ def test_the_optimizer_of_the_tables_is_compared(tmp_path: Path, there: str, her
         torch.testing.assert_close(weight, one[0].get_parameter(name), rtol=1e-4, atol=1e-5)
 
 
+def test_weights_that_were_saved_without_an_optimizer_say_so(tmp_path: Path) -> None:
+    one, two = eager(torch.optim.SGD), eager(torch.optim.Adam)
+    with CheckpointFolder(tmp_path, {}) as folder:
+        save_checkpoint(folder, one[0], step=1)
+        with pytest.raises(
+            CheckpointError, match=r"weight is updated by no optimizer there and Adam here"
+        ):
+            load_checkpoint(folder, *two)
+
+
 def test_adam_inside_backward_is_another_optimizer_than_torchs(tmp_path: Path) -> None:
     pytest.importorskip("numba", reason="the fused adam is one of kernel numba")
     one, two = fused("adam"), eager(torch.optim.Adam)
@@ -172,6 +182,16 @@ def test_what_is_no_list_of_optimizers_is_refused(tmp_path: Path) -> None:
             with pytest.raises(TypeError, match=re.escape(message)):
                 load_checkpoint(folder, model, given)  # type: ignore[arg-type] # the error is what is tested
         assert folder.last_step == 1
+
+
+@pytest.mark.parametrize("model", [None, {"a": nn.Linear(2, 1)}])
+def test_what_is_no_model_is_refused(tmp_path: Path, model: Any) -> None:
+    message = rf"takes a model, a torch\.nn\.Module, got {type(model).__name__}; give it module"
+    with CheckpointFolder(tmp_path, {}) as folder:
+        with pytest.raises(TypeError, match=f"^save_checkpoint {message}"):
+            save_checkpoint(folder, model, step=1)
+        with pytest.raises(TypeError, match=f"^load_checkpoint {message}"):
+            load_checkpoint(folder, model)
 
 
 def test_a_path_is_no_folder_of_checkpoints(tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -291,6 +293,39 @@ def test_what_is_no_json_is_named_by_its_key(
     folder = CheckpointFolder(tmp_path, IDENTITY)
     with pytest.raises(kind, match=f"^state{name} {message.replace('VALUE', 'state' + name)}"):
         folder.save(1, {}, given)
+
+
+@pytest.mark.parametrize("value", [[1], None, "abc", 3])
+def test_identity_and_state_are_by_name(tmp_path: Path, value: Any) -> None:
+    message = "{} must be a dict of JSON values by name, got {!r}; write {{'name': value}}, or {{}}"
+    with pytest.raises(TypeError, match=re.escape(message.format("identity", value))):
+        CheckpointFolder(tmp_path, value)
+    with pytest.raises(TypeError, match=re.escape(message.format("state", value))):
+        CheckpointFolder(tmp_path, {}).save(1, tensors(1.0), value)
+
+
+@pytest.mark.parametrize(
+    ("step", "text"),
+    [
+        ("a", "a whole number, got 'a'"), (1.5, "a whole number, got 1.5"),
+        (True, "a whole number, got True"), (None, "a whole number, got None"),
+        (-1, "0 or more, got -1"),
+    ],
+)  # fmt: skip
+def test_a_step_is_a_whole_number(tmp_path: Path, step: Any, text: str) -> None:
+    message = f"step must be {text}; give the number of steps that were made"
+    with (
+        CheckpointFolder(tmp_path / "c", {}) as store,
+        pytest.raises((TypeError, ValueError), match=re.escape(message)),
+    ):
+        store.save(step, tensors(1.0), {})
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_step_may_be_a_numpy_integer(tmp_path: Path) -> None:
+    with CheckpointFolder(tmp_path, {}) as store:
+        store.save(np.int64(12), tensors(1.0), {})  # type: ignore[arg-type] # an integer to Python
+        assert store.last_step == 12
 
 
 def test_a_file_is_no_checkpoint(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from compactrec.embeddings import (
     compress,
     full_plan,
 )
-from compactrec.embeddings.sharding import shard
+from compactrec.embeddings.sharding import gather_state, shard
 from compactrec.embeddings.sharding_config import Sharding
 
 PLAN = full_plan(
@@ -135,8 +135,23 @@ def test_a_swapped_collection_is_sharded_with_equal_outputs() -> None:
             {"optimizer": torch.optim.SGD([torch.ones(1)], lr=0.1)},
             "optimizer must be a FusedOptimizer, got SGD; tables are updated inside",
         ),
+        ({"model": None}, "shard takes a model, a torch.nn.Module, got NoneType; give it module"),
     ],
 )
 def test_wrong_types_are_told_what_is_right(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(TypeError, match=re.escape(message)):
-        shard(model(), **arguments)
+        shard(**{"model": model(), **arguments})
+
+
+@pytest.mark.usefixtures("group")
+def test_gathering_is_quiet_about_what_torchrec_keeps_shards_in() -> None:
+    sharded = shard(model(), Sharding.model_validate({"default": "row_wise"}))
+    shapes = {tuple(t.shape) for name, t in gather_state(sharded).items() if "tables" in name}
+    assert shapes == {(400, 16), (101, 8), (3, 4)}
+
+
+@pytest.mark.parametrize("device", ["gpu", "meta", "cuda:x", None, 1.5])
+def test_a_device_is_one_that_has_shards(device: Any) -> None:
+    message = f"device must be 'cpu', 'cuda' or one of several, as 'cuda:1', got {device!r}; give"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        shard(model(), device=device)

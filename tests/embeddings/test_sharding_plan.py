@@ -98,7 +98,15 @@ def test_what_does_not_fit_is_named() -> None:
             {"default": {"kind": "row_wise", "kernel": "fused_uvm"}}, "sgd",
             "kernel 'fused_uvm' keeps rows in the host's memory for a GPU",
         ),
-        ({"rank_memory_bytes": 10}, "sgd", "there is no place for 3 tables of .* counts activa"),
+        (
+            {"rank_memory_bytes": 10}, "sgd",
+            "there is no place for 3 tables of 96,160 bytes, the largest 't_a__id' with 64,000, on "
+            ".* counts activations",
+        ),
+        (
+            {"rank_memory_bytes": 10}, "adagrad",
+            "3 tables of 192,320 bytes, the largest 't_a__id' with 128,000, on 2 rank",
+        ),
         ({"default": "row_wise"}, "adam", "no optimizer 'adam'; take one of sgd, rowwise_adagrad"),
     ],
 )  # fmt: skip

@@ -220,7 +220,7 @@ def test_what_does_not_fit_the_model(what: Any, arguments: dict[str, Any], messa
 def test_wrong_types() -> None:
     with pytest.raises(TypeError, match="compress takes the name of a method, a Plan, or rules"):
         compress(Mixture(), 3)  # type: ignore[arg-type] # the error is what is tested
-    with pytest.raises(TypeError, match="names must be a list of names, got the string 'user'"):
+    with pytest.raises(TypeError, match=r"a list of names, got 'user'; write \['user'\]"):
         compress(Mixture(), SMALLER, names="user")
 
 
@@ -242,7 +242,35 @@ def test_wrong_types() -> None:
         (
             {"what": SOME, "budget_bytes": "64MB"},
             TypeError,
-            "budget_bytes must be a number of bytes, got '64MB'; write 64_000_000 for 64 MB",
+            "budget_bytes must be a whole number of bytes, got '64MB'; write 4 MB as 4_000_000",
+        ),
+        (
+            {"what": SOME, "budget_bytes": float("inf")},
+            TypeError,
+            "budget_bytes must be a whole number of bytes, got inf; write 4 MB as 4_000_000",
+        ),
+        ({"what": SOME, "budget_bytes": -1}, ValueError, "budget_bytes must be 0 or more, got -1"),
+        (
+            {"what": SMALLER, "min_num_ids": "a"},
+            TypeError,
+            "min_num_ids must be a whole number, got 'a'; 0 lets tables of any size be replaced",
+        ),
+        ({"what": SMALLER, "min_num_ids": -4}, ValueError, "min_num_ids must be 0 or more, got -4"),
+        (
+            {"what": SMALLER, "names": [3]},
+            TypeError,
+            "names must be a list of names, and 3 in it is of type int; write names of tables or "
+            "patterns, as ['C[0-9]+']",
+        ),
+        (
+            {"what": SMALLER, "names": 3},
+            TypeError,
+            "names must be a list of names, got 3; write ['C[0-9]+']",
+        ),
+        (
+            {"what": SOME, "budget_bytes": 50_000, "options": [1]},
+            TypeError,
+            "options must be a dict from names to values, got [1]; options are: ",
         ),
         (
             {"what": SMALLER, "max_bags": {"item": 3, "typo": 3}},
@@ -269,6 +297,10 @@ def test_what_is_no_model_and_no_list_of_optimizers() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(TypeError, match=r"list of optimizers, got SGD; write optimizers=\[optim"):
         compress(model, SMALLER, optimizers=optimizer)  # type: ignore[arg-type] # the error is what is tested
+    for report in ("x", 1, None):
+        message = f"report must be True, False or a function, got {report!r}; a function gets"
+        with pytest.raises(TypeError, match=message):
+            compress(model, SMALLER, report=report)  # type: ignore[arg-type] # the error is what is tested
     assert type(model.user) is nn.Embedding
 
 
