@@ -48,15 +48,15 @@ def run_worker(
     world_size: int,
     port: int,
     setups: Sequence[RoutedSetup],
-    batches: list[list[Rows]],
+    batches: Sequence[list[list[Rows]]],
 ) -> None:
     """Train every setup on ``world_size`` gloo processes; raise where it differs from one."""
     join(rank, world_size, port)
     try:
         findings = Findings("routed setups", f"routed-{world_size}.json")
-        for setup in setups:
+        for setup, given in zip(setups, batches, strict=True):
             with findings.trying(str(setup)) as wrong:
-                for when, found in _differences(setup, batches, rank, world_size).items():
+                for when, found in _differences(setup, given, rank, world_size).items():
                     limit = TOLERANCE[setup.optimizer]
                     kind = f"{setup.optimizer}, {when}"
                     wrong += findings.difference(str(setup), kind, found, limit)

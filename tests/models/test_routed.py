@@ -28,6 +28,7 @@ from compactrec.embeddings import (
 from compactrec.embeddings.pruned import pruned_assignment
 from compactrec.embeddings.routers import LinearRouterConfig
 from compactrec.models.routed import RoutedModel, bags_of, fit_bias, select_examples
+from tests.benchmarks.folder import ROWS
 from tests.benchmarks.snapshots import put_back, save
 from tests.models.routed import (
     CLUSTERS,
@@ -345,11 +346,11 @@ def test_the_training_loop_takes_a_routed_plan_like_any(
     assert load_plan(config.out / "plan.json") == plan
     assert result.validation.auc > 0.6
     assert abs(result.validation.calibration - 1) < 0.02
-    assert result.tested.num_rows == 600
+    assert result.tested.num_rows == ROWS["test"]
     pooled, labels, clusters = judged(config, plan)
     each = [auc(pooled[clusters == k], labels[clusters == k]) for k in (0, 1)]
     assert result.tested.auc == auc(pooled, labels)
-    shares = np.bincount(clusters) / 600
+    shares = np.bincount(clusters) / ROWS["test"]
     assert min(shares) > 0.1
     for other in (np.mean(each), np.dot(shares, each)):
         assert abs(result.tested.auc - other) > 1e-4, "pooled is not a mean over clusters"

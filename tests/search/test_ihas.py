@@ -32,6 +32,7 @@ from compactrec.embeddings.search.base import Rows
 from compactrec.embeddings.search.cluster_plans import RankedMasks
 from compactrec.embeddings.search.ihas import IhasSupernet, derive_ihas
 from compactrec.models.routed import RoutedModel, bags_of
+from tests.benchmarks.folder import ROWS
 from tests.search.support import DIM, FEATURES, SEARCHED, batch_of, make_task
 
 NUM_ROWS = 1500
@@ -407,7 +408,7 @@ def test_search_derive_retrain(data: Path, tmp_path: Path, tables: str) -> None:
     result = search(made)
     assert [f.reason for f in result.found] == [None, None]
     assert {entry.phase for entry in result.history} == {"joint", "settle"}
-    assert Manifest.load(data).splits["test"].num_rows == 600
+    assert Manifest.load(data).splits["test"].num_rows == ROWS["test"]
     for found in result.found:
         assert found.plan is not None
         assert found.budget_bytes is not None
