@@ -77,8 +77,8 @@ LAYOUTS = (
 """Engine, processes, and whether the input is pipelined."""
 
 
-PROFILED = 4
-"""Steps under a profiler."""
+PROFILE, PROFILED = -1, 4
+"""What asks for a profile, and its steps."""
 
 
 class Told(NamedTuple):
@@ -86,7 +86,6 @@ class Told(NamedTuple):
 
     held_bytes: int
     peak_bytes: int
-    parts: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ class Entrant:
 
 
 def _work(entrant: Entrant, setting: Setting, rank: int, meet: str, pipe: Connection) -> None:
-    """One process: takes numbers of steps, gives seconds; 0 asks for bytes and a profile."""
+    """One process: takes numbers of steps, gives seconds; PROFILE asks for parts, 0 for bytes."""
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     keep_freed_memory()
@@ -142,10 +141,11 @@ def _work(entrant: Entrant, setting: Setting, rank: int, meet: str, pipe: Connec
     steps = make_loop(model, collections, config, processes).steps(loader, History())
     pipe.send(None)
     while num_steps := pipe.recv():
+        peak = peak_rss_bytes() - before
         next(steps)  # brings back what the others have pushed out
-        pipe.send(_seconds(steps, num_steps))
-    peak = peak_rss_bytes() - before
-    pipe.send(Told(_held_bytes(collections[0]), peak, _parts_of_step(steps)))
+        found = _parts_of_step(steps) if num_steps == PROFILE else _seconds(steps, num_steps)
+        pipe.send(found)
+    pipe.send(Told(_held_bytes(collections[0]), peak))
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -165,7 +165,7 @@ def _parts_of_step(steps: Iterator[object]) -> dict[str, float]:
         nonlocal seconds
         seconds = _seconds(steps, PROFILED)
 
-    next(steps)
+    profiled(run, PROFILED)  # a first profile takes long to begin
     parts = profiled(run, PROFILED)
     return {"profiled_step": round(1e3 * seconds / PROFILED, 2), **parts}
 
@@ -223,10 +223,11 @@ def measure(
                 seconds = max(_ask(pipes[entrant], steps))
                 if turn >= 2:
                     times[entrant].append(seconds / steps)
+        parts = {entrant: _ask(pipes[entrant], PROFILE)[0] for entrant in entrants}
         told = {entrant: _ask(pipes[entrant], 0) for entrant in entrants}
         for worker in workers:
             worker.join()
-    return {e.name: _row(e, setting, times, told[e]) for e in entrants}
+    return {e.name: _row(e, setting, times, told[e], parts[e]) for e in entrants}
 
 
 def _ask(pipes: Sequence[Connection], num_steps: int) -> list[Any]:
@@ -240,6 +241,7 @@ def _row(
     setting: Setting,
     times: dict[Entrant, list[float]],
     told: Sequence[Told],
+    parts: dict[str, float],
 ) -> dict[str, Any]:
     seconds = {e: statistics.median(found) for e, found in times.items()}
     row: dict[str, Any] = {
@@ -248,7 +250,7 @@ def _row(
         "planned_bytes": _planned_bytes(entrant, setting),
         "held_bytes": [of_process.held_bytes for of_process in told],
         "peak_bytes": [of_process.peak_bytes for of_process in told],
-        "parts": told[0].parts,
+        "parts": parts,
     }
     for other, of_other in seconds.items():
         if other.method == entrant.method and other.num_processes == 1 and other != entrant:

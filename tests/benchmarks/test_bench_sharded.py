@@ -50,9 +50,7 @@ def test_speeds_are_beside_one_process() -> None:
     entrants = [Entrant("full", *layout) for layout in LAYOUTS]
     times = {e: [t] for e, t in zip(entrants, (0.3, 0.2, 0.4, 0.2, 0.1), strict=True)}
     assert [e.name for e in entrants][-2:] == ["full_sharded_2", "full_sharded_2_pipelined"]
-    row = _row(
-        entrants[-1], SETTING, times, [Told(10, 20, {"profiled_step": 3.0}), Told(11, 21, {})]
-    )
+    row = _row(entrants[-1], SETTING, times, [Told(10, 20), Told(11, 21)], {"profiled_step": 3.0})
     assert (row["speed_beside_fused_1"], row["speed_beside_sharded_1"]) == (3.0, 4.0)
     assert (row["held_bytes"], row["peak_bytes"]) == ([10, 11], [20, 21])
     assert len(row["planned_bytes"]) == 2
