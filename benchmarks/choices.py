@@ -208,5 +208,7 @@ def plan_for(base: TrainConfig, method: str, budget: str) -> AnyPlan:
 
 
 def changed(config: TrainConfig, **update: Any) -> TrainConfig:
-    """A changed copy, checked again."""
-    return TrainConfig.model_validate({**dict(config), **update})
+    """A changed copy, checked again, that knows which fields were given and which never were."""
+    made = TrainConfig.model_validate({**dict(config), **update})
+    made.model_fields_set.intersection_update(config.model_fields_set | update.keys())
+    return made

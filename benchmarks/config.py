@@ -21,6 +21,7 @@ from compactrec.benchmarks.precision import DenseDtype
 from compactrec.benchmarks.schedule import LearningRateSchedule
 from compactrec.data.manifest import Manifest
 from compactrec.embeddings import Feature
+from compactrec.embeddings.budget import SMALL_NUM_IDS
 from compactrec.embeddings.sharding_config import Sharding
 from compactrec.models.registry import get_model
 
@@ -58,7 +59,7 @@ class TrainConfig(BaseModel):
     """Method to make a plan with, where no plan file is given."""
     budget_bytes: int | None = Field(default=None, ge=1)
     """Serving bytes of all tables, integer state and small dense parts together."""
-    threshold: int = Field(default=200, ge=0)
+    threshold: int = Field(default=SMALL_NUM_IDS, ge=0)
     """Features of at most this many ids stay full."""
     options: dict[str, JsonValue] = {}
     """Options of the method, such as ``{"operation": "product"}``."""
@@ -69,7 +70,7 @@ class TrainConfig(BaseModel):
     """Hyper-parameters of the model, such as ``{"hidden": [64, 32]}``. They may also stand beside
     the other fields: ``hidden = [64, 32]``."""
     dim: int = Field(default=16, ge=1)
-    """Width D of the vectors that the model gets; a plan file brings its own."""
+    """Width D of the vectors that the model gets. A plan file brings its own: leave it out then."""
 
     batch_size: int = Field(default=2048, ge=1)
     start: Path | None = None
@@ -224,10 +225,12 @@ class TrainConfig(BaseModel):
     def resolved(self) -> dict[str, Any]:
         """Everything that decides the result, as JSON, without the places of files.
 
-        What does nothing is left out too: the fields of ``_OFF`` that are off, and the mode of
-        decay where it changes nothing.
+        What does nothing is left out too: the fields of ``_OFF`` that are off, the mode of decay
+        where it changes nothing, and the width where a plan file has it.
         """
         idle = {name for name, off in _OFF.items() if getattr(self, name) == off}
+        if self.plan is not None:
+            idle.add("dim")
         if not self.table_decay and self.table_optimizer not in ("adam", "amsgrad", "lamb"):
             idle.add("decay_mode")
         if self.engine != "fused":

@@ -19,8 +19,11 @@ class History:
 
     epoch: int = 0
     step: int = 0
+    num_processes: int = 1
     num_samples: int = 0
+    """By so many processes; what others did before them is not timed with it."""
     train_seconds: float = 0.0
+    """The same."""
     loss_sum: float = 0.0
     loss_steps: int = 0
     evaluations: list[Evaluation] = field(default_factory=list)
@@ -36,6 +39,11 @@ class History:
         self.num_samples += batch_size
         self.loss_sum += loss
         self.loss_steps += 1
+
+    def goes_on(self, num_processes: int) -> None:
+        """So many processes take the run up."""
+        if num_processes != self.num_processes:
+            self.num_processes, self.num_samples, self.train_seconds = num_processes, 0, 0.0
 
     @property
     def samples_per_second(self) -> float:

@@ -48,6 +48,7 @@ def make_result(
         best_step=history.best.step,
         num_steps=history.step,
         samples_per_second=history.samples_per_second,
+        num_processes=history.num_processes,
         train_seconds=history.train_seconds,
         total_seconds=total_seconds,
         peak_rss_bytes=peak_rss_bytes(),

@@ -22,12 +22,13 @@ def resolve_plan(config: TrainConfig, manifest: Manifest) -> AnyPlan:
     """The plan file of ``config``, checked against the data, or a plan made for its budget.
 
     Raises:
-        ValueError: the plan is for other features, is of another method or larger than the config
-            says, or the method does not fit the budget.
+        ValueError: the plan is for other features, is of another method or width or larger than the
+            config says, or the method does not fit the budget.
     """
     if config.plan is not None:
         plan = load_plan(config.plan)
         plan.check_features(_features(config, manifest, plan))
+        _check_width(config, manifest, plan)
         _check_name(config, plan)
         return plan
     features = config.features(manifest)
@@ -57,6 +58,20 @@ def _check_name(config: TrainConfig, plan: AnyPlan) -> None:
             f"{config.plan} serves with {found:,} bytes, but budget_bytes is "
             f"{config.budget_bytes:,}; leave budget_bytes out, or give a smaller plan"
         )
+
+
+def _check_width(config: TrainConfig, manifest: Manifest, plan: AnyPlan) -> None:
+    """A width that somebody gave must be the plan's."""
+    if "dim" not in config.model_fields_set:
+        return
+    planned = {feature.name: feature.dim for feature in plan.features}
+    for f in config.features(manifest):
+        if planned[f.name] != f.dim:
+            raise ValueError(
+                f"{config.plan} gives {f.name!r} vectors of width {planned[f.name]}, but dim "
+                f"{config.dim} asks for {f.dim}; leave dim (--dim) out, or make a plan of that "
+                f"width"
+            )
 
 
 def method_of(config: TrainConfig, plan: AnyPlan) -> str:

@@ -50,6 +50,11 @@ class ProgressBar:
     ) -> None:
         self._progress.stop()
 
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        if not self._progress.disable:
+            self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
     def show(self, step: int, *, loss: float, auc: float | None, samples_per_second: float) -> None:
         """Show ``step`` as done; ``auc`` is the last validation's, None before the first."""
         numbers = f"loss {loss:.4f}  AUC {'-' if auc is None else f'{auc:.4f}'}"

@@ -88,6 +88,9 @@ class Result(_Frozen):
     """Steps trained."""
     samples_per_second: float
     """Over training steps and their loading alone; validation and checkpoints are left out."""
+    num_processes: int | None = None
+    """How many trained, where a run went on with others the last ones, of which alone are
+    ``samples_per_second`` and ``train_seconds``; None in older files."""
     train_seconds: float
     """The seconds behind ``samples_per_second``."""
     total_seconds: float | None = None

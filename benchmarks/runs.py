@@ -6,12 +6,10 @@ back as a `Failure` with its reason.
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import os
 import signal
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -24,6 +22,7 @@ from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.result import RESULT_NAME, Result
+from compactrec.embeddings.shard_warnings import quiet_torch
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,7 +34,6 @@ __all__ = [
     "Runner",
     "RunsBroken",
     "num_cores",
-    "quiet_torch",
     "run_all",
     "trained_already",
 ]
@@ -200,18 +198,6 @@ def _side_by_side(
         pool.shutdown(wait=False, cancel_futures=True)
         for process in set(multiprocessing.active_children()) - of_the_caller:
             process.terminate()
-
-
-def quiet_torch() -> None:
-    """Drop what torch says of torchrec and FBGEMM, since nobody who trains can change either."""
-    # Once per process: torchrec uses a function of a former name.
-    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
-    # torchrec 1.8 exchanges tables by functions that torch 2.13 renamed.
-    renamed = r"`torch\.distributed\.(reduce_scatter_tensor|all_gather_into_tensor)` is deprecated"
-    warnings.filterwarnings("ignore", renamed, FutureWarning)
-    # FBGEMM 1.8 on a CPU, replicated tables: the gradient equals the unsharded module's.
-    unknown = "fbgemm::dense_embedding_codegen_lookup_function: an autograd kernel was not register"
-    warnings.filterwarnings("ignore", unknown, UserWarning)
 
 
 def _ignore_interrupt() -> None:

@@ -97,9 +97,11 @@ class SearchLoop:
             CheckpointError: a checkpoint cannot be written.
         """
         phases = self._supernet.phases
-        self._resume()
+        resumed = self._resume()
         total = sum(self._num_steps(phase) for phase in phases)
         with ProgressBar(self._title, total, self._config.quiet) as bar:
+            if resumed is not None:
+                bar.say(resumed)
             while self._progress.phase < len(phases):
                 before = sum(self._num_steps(p) for p in phases[: self._progress.phase])
                 self._run_phase(phases[self._progress.phase], bar, before)
@@ -271,13 +273,16 @@ class SearchLoop:
         )
         self._saved_at = time.monotonic()
 
-    def _resume(self) -> None:
+    def _resume(self) -> str | None:
+        """Take up a checkpoint, if there is one; then where from, in words."""
         checkpoint = self._store.load()
         if checkpoint is None:
-            return
+            return None
         snapshot.restore(self._store, checkpoint, self._model, self._optimizers, self._loaders)
         self._progress = SearchProgress.from_json(checkpoint.state["progress"])
         self._best = checkpoint.best
+        place = f"step {self._progress.step:,} of phase {self._progress.phase + 1}"
+        return snapshot.origin(self._store, checkpoint, place)
 
     def _show(self, bar: ProgressBar, before: int) -> None:
         progress = self._progress

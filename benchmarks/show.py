@@ -199,6 +199,8 @@ def result_table(result: Result, folder: Path) -> Table:
     table.add_row("serving bytes", "", format_bytes(result.bytes.serving_bytes))
     table.add_row("training bytes", "", format_bytes(result.bytes.training_bytes))
     table.add_row("samples per second", "", f"{result.samples_per_second:,.0f}")
+    if result.num_processes not in (None, 1):
+        table.add_row("processes", "", f"{result.num_processes}")
     table.add_row("best step of", "", f"{result.best_step:,} of {result.num_steps:,}")
     return table
 

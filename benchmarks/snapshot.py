@@ -15,7 +15,7 @@ from compactrec.embeddings.checkpoint_random import put_random, take_random
 from compactrec.embeddings.checkpoint_state import model_tensors, prefixed, put_model, without
 from compactrec.embeddings.checkpointing import Checkpoint, CheckpointFolder
 
-__all__ = ["Resumable", "Stateful", "restore", "save"]
+__all__ = ["Resumable", "Stateful", "origin", "restore", "save"]
 
 
 class Resumable(Protocol):
@@ -68,6 +68,13 @@ def save(
         }
     own = {"loader": dict(position), "optimizers": names.settings(), "random": generators}
     folder.save(step, tensors, state, best, rank_state=own, asynchronous=asynchronous)
+
+
+def origin(folder: CheckpointFolder, checkpoint: Checkpoint, place: str) -> str:
+    """Where a run goes on, and with how many processes where that is new, to be shown."""
+    saved, here = len(checkpoint.ranks), folder.processes.size
+    moved = f", which {saved} processes saved and {here} take up" if saved != here else ""
+    return f"goes on from {place}, in {folder.path}{moved}"
 
 
 def restore(

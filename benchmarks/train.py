@@ -49,7 +49,6 @@ from compactrec.benchmarks.result import (
     Result,
     finished_result,
 )
-from compactrec.benchmarks.runs import quiet_torch
 from compactrec.benchmarks.start import load_start, start_sha256
 from compactrec.benchmarks.stopping import (
     TrainingCollapsed,
@@ -63,6 +62,7 @@ from compactrec.embeddings import AnyPlan
 from compactrec.embeddings.checkpoint_index import TensorSet
 from compactrec.embeddings.checkpoint_io import write_atomically
 from compactrec.embeddings.checkpointing import CheckpointFolder
+from compactrec.embeddings.shard_warnings import quiet_torch
 from compactrec.locks import locked
 
 __all__ = ["RunInterrupted", "TrainingCollapsed", "TrainingDiverged", "train"]
@@ -86,8 +86,9 @@ class Run:
     due: Due
     history: History = field(default_factory=History)
     best_file: TensorSet | None = None
-    started_at: float | None = field(default_factory=time.monotonic)
-    """None where the run goes on from a checkpoint."""
+    started_at: float = field(default_factory=time.monotonic)
+    resumed: str | None = None
+    """From where the run goes on, in words; None where it began here."""
     interrupt: Interrupt = field(default_factory=Interrupt)
 
 
@@ -167,11 +168,11 @@ def _start(
         due=Due(config, processes),
     )
     if (checkpoint := store.load()) is not None:
-        names = loop.names()
-        snapshot.restore(store, checkpoint, model, loop.optimizers, run.loader, names)
+        run.resumed = snapshot.origin(store, checkpoint, f"step {checkpoint.step:,}")
+        snapshot.restore(store, checkpoint, model, loop.optimizers, run.loader, loop.names())
         run.history = History.from_json(checkpoint.state["history"])
         run.best_file = checkpoint.best
-        run.started_at = None
+    run.history.goes_on(processes.size)
     return run
 
 
@@ -184,6 +185,8 @@ def _fit(run: Run) -> None:
         ProgressBar(config.method or "train", num_steps, quiet) as bar,
         Board(config, history, is_writer=is_first) as board,
     ):
+        if run.resumed is not None:
+            bar.say(run.resumed)
         if not num_steps:
             _validate(run, board)
         while history.epoch < config.epochs and not history.stopped:
@@ -271,7 +274,7 @@ def _finish(run: Run, manifest: Manifest, plan: AnyPlan, start: str | None) -> R
         plan.save(out / PLAN_NAME)
     result = make_result(
         config, manifest, plan, history, start=start, test=test,
-        total_seconds=None if run.started_at is None else time.monotonic() - run.started_at,
+        total_seconds=time.monotonic() - run.started_at if run.resumed is None else None,
     )  # fmt: skip
     if run.processes.is_first:
         result.save(out)

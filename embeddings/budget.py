@@ -20,7 +20,10 @@ from compactrec.embeddings.registry import (
 from compactrec.embeddings.size import size
 from compactrec.embeddings.sizing import assignment_bytes
 
-__all__ = ["Counts", "budget_method", "full_plan", "make_plan"]
+__all__ = ["SMALL_NUM_IDS", "Counts", "budget_method", "full_plan", "make_plan"]
+
+SMALL_NUM_IDS = 200
+"""Features of at most so many ids stay full, unless told otherwise: they cost next to nothing."""
 
 
 def full_plan(features: Sequence[Feature]) -> Plan:
@@ -35,7 +38,7 @@ def make_plan(
     budget_bytes: int,
     *,
     counts: Counts | None = None,
-    threshold: int = 200,
+    threshold: int = SMALL_NUM_IDS,
     options: Mapping[str, Any] | None = None,
 ) -> Plan:
     """The largest plan of one method whose serving bytes are at most ``budget_bytes``.

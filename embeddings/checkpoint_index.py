@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ __all__ = [
     "differences",
     "first_few",
     "read_index",
+    "warn_of_strays",
     "write_index",
 ]
 
@@ -143,6 +145,17 @@ def read_index(folder: Path, identity: Mapping[str, Any]) -> Index | None:
             "or start anew in another folder"
         )
     return index
+
+
+def warn_of_strays(folder: Path) -> None:
+    """Warn where ``folder`` has files of tensors and no index, so that it holds no checkpoint."""
+    if strays := sorted(path.name for path in folder.glob("step-*.safetensors")):
+        warnings.warn(
+            f"{folder} has {', '.join(first_few(strays))} but no {INDEX_NAME}, so there is no "
+            f"checkpoint in it, and the next save removes them: a first save was cut off, or "
+            f"{INDEX_NAME} was removed; restore it if there was one",
+            stacklevel=3,
+        )
 
 
 def check_file(folder: Path, file: StoredFile) -> None:

@@ -31,6 +31,7 @@ from compactrec.embeddings.checkpoint_index import (
     TensorSet,
     check_file,
     read_index,
+    warn_of_strays,
     write_index,
 )
 from compactrec.embeddings.checkpoint_io import PARTIAL, CheckpointError, write_tensors
@@ -154,6 +155,8 @@ class CheckpointFolder:
         self.wait()
         index = self._look()
         if index is None:
+            if self.processes.rank == 0:
+                warn_of_strays(self.path)
             return None
         self.verify(*index.files)
         return Checkpoint(index.step, index.tensors, index.best, index.state, index.ranks)

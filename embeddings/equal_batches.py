@@ -1,21 +1,23 @@
 """Batches of equal size on every process, which gloo needs where rows of a table are spread.
 
 torchrec gathers the gradients of a row-wise table from all processes, and gloo gathers only what is
-equally long: a last batch of which one process has an example more than another one ends training
-with "ProcessGroupGloo::allgather: invalid tensor size". Empty bags make up for the difference.
+equally long: a last batch of which one process has an example more than another one would end
+training with "ProcessGroupGloo::allgather: invalid tensor size". Empty bags make up for it.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.distributed as dist
+from torch import fx, nn
 from torch.nn.functional import pad
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from compactrec.embeddings.collection import CompressedEmbeddingBagCollection
 
-__all__ = ["needs_equal_batches", "pad_bags"]
+__all__ = ["check_batches", "needs_equal_batches", "pad_bags"]
 
 _BY_ROWS = {"row_wise", "table_row_wise"}
 
@@ -31,6 +33,47 @@ def needs_equal_batches(collection: CompressedEmbeddingBagCollection) -> bool:
     tables: Any = collection.tables
     plan = getattr(tables, "module_sharding_plan", {})
     return any(chosen.sharding_type in _BY_ROWS for chosen in plan.values())
+
+
+def check_batches(collection: CompressedEmbeddingBagCollection) -> None:
+    """Let ``collection`` raise ``ValueError``, in all processes, where training batches differ.
+
+    The two numbers that are exchanged for it travel while the ids are rewritten and sent.
+    """
+    batches = _Batches()
+    collection.register_forward_pre_hook(batches.tell)
+    collection.register_forward_hook(batches.compare)
+
+
+class _Batches:
+    """Of how many bags the batches of all processes are."""
+
+    def __init__(self) -> None:
+        self._exchange: dist.Work | None = None
+
+    def tell(self, collection: nn.Module, given: tuple[KeyedJaggedTensor, ...]) -> None:
+        """Begin to exchange the largest and the smallest number."""
+        traced = isinstance(given[0], fx.Proxy)  # by a pipeline that looks for what to run ahead
+        if collection.training and torch.is_grad_enabled() and not traced:
+            self._size = given[0].stride()
+            self._ends = torch.tensor([self._size, -self._size])
+            self._exchange = dist.all_reduce(self._ends, dist.ReduceOp.MAX, async_op=True)
+
+    def compare(self, collection: nn.Module, given: object, output: object) -> None:
+        """End it, and raise where they differ."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is None:
+            return
+        exchange.wait()
+        largest, smallest = int(self._ends[0]), -int(self._ends[1])
+        if largest != smallest:
+            raise ValueError(
+                f"training batches are of {smallest} to {largest} examples, of {self._size} in "
+                f"this process, and where rows of tables are spread over gloo all processes must "
+                f"have as many: look up pad_bags(features, {largest}), of "
+                f"compactrec.embeddings.equal_batches, and take the first {self._size} rows of the "
+                f"vectors; or drop the batch, or shard table_wise"
+            )
 
 
 def pad_bags(features: KeyedJaggedTensor, size: int) -> KeyedJaggedTensor:

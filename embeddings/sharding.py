@@ -42,8 +42,9 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from compactrec.embeddings.arguments import check_model, checked_device
 from compactrec.embeddings.collection import CompressedEmbeddingBagCollection
+from compactrec.embeddings.equal_batches import check_batches, needs_equal_batches
 from compactrec.embeddings.fused_optimizer import FusedOptimizer
-from compactrec.embeddings.shard_warnings import sharded_tensors_touched
+from compactrec.embeddings.shard_warnings import quiet_torch, sharded_tensors_touched
 from compactrec.embeddings.sharding_bytes import Ranks
 from compactrec.embeddings.sharding_config import Sharding
 from compactrec.embeddings.sharding_estimate import RankCost, add_bytes, check_fits
@@ -99,6 +100,7 @@ def shard(
     check_model(model, "shard")
     sharding, optimizer = _sharding(sharding), _optimizer(optimizer)
     check_optimizer(optimizer)
+    quiet_torch()
     device = checked_device(device)
     if not dist.is_initialized():
         raise ValueError(
@@ -143,6 +145,8 @@ def shard(
             collection.tables.load_state_dict(weights[path])
         else:
             _draw(collection)
+        if needs_equal_batches(collection):
+            check_batches(collection)
     return sharded
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from compactrec.embeddings.budget import SMALL_NUM_IDS
 from compactrec.embeddings.contract import Lowered
 from compactrec.embeddings.plan import Group, Plan
 from compactrec.embeddings.size import size
@@ -74,6 +75,12 @@ class SwapReport:
         text = [_line(line, widths) for line in lines]
         if self.num_states_dropped:
             text.append(f"optimizer state of {self.num_states_dropped} parameters was dropped")
+        if small := [row.names[0] for row in self.rows if _is_small(row)]:
+            text.append(
+                f"made smaller, though of {SMALL_NUM_IDS} ids or fewer: {', '.join(small)}; "
+                f"min_num_ids={SMALL_NUM_IDS} keeps such tables full, as make_plan does unless "
+                f"told otherwise"
+            )
         if self.num_not_held:
             text.append(
                 f"tables whose new weights are in no optimizer: {self.num_not_held}; make it after "
@@ -120,6 +127,10 @@ def make_report(
             )
         )
     return SwapReport(tuple(rows), plan)
+
+
+def _is_small(row: SwapRow) -> bool:
+    return bool(row.method) and row.num_ids <= SMALL_NUM_IDS and row.after_bytes < row.before_bytes
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

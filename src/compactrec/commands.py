@@ -214,9 +214,9 @@ def train(
     the training), and where Ctrl-C or SIGTERM ends the run; the same command goes on from it.
     """
     from compactrec.benchmarks.choices import train_config_for
-    from compactrec.benchmarks.runs import quiet_torch
     from compactrec.benchmarks.show import result_table
     from compactrec.benchmarks.train import train as run
+    from compactrec.embeddings.shard_warnings import quiet_torch
 
     base = options.train_config(data, out, seed, start)
     quiet_torch()

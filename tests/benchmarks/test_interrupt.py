@@ -42,14 +42,14 @@ def _words(folder: Path, out: Path, engine: str) -> list[str]:
 
 
 def run_alone(folder: Path, out: Path, signalled: str = "") -> tuple[int | None, str]:
-    """The command's exit code and standard error; ``signalled`` holds signal, step and rank."""
+    """The command's exit code and what it shows; ``signalled`` holds signal, step and rank."""
     code = (
         f"import os, sys\nos.environ['SIGNALLED'] = {signalled!r}\n"
         f"sys.argv[1:] = {_words(folder, out, 'fused')!r}\n"
         f"from tests.benchmarks.signalled_train import run\nsys.exit(run())"
     )
-    status, _, errors = run_code(code, folder, 240)
-    return status, errors
+    status, shown, errors = run_code(code, folder, 240)
+    return status, shown + errors
 
 
 def run_both(folder: Path, out: Path) -> None:
@@ -88,7 +88,9 @@ def test_a_run_that_a_signal_ends_goes_on_to_the_same_weights(folder: Path, tmp_
             f"{tmp_path / 'on' / 'checkpoint'}; the same command goes on from there"
         ) in errors
         assert "Traceback" not in errors
-    assert run_alone(folder, tmp_path / "on")[0] == 0
+    status, shown = run_alone(folder, tmp_path / "on")
+    assert status == 0, shown
+    assert f"goes on from step 29, in {tmp_path / 'on' / 'checkpoint'}\n" in shown
     assert_same_model(tmp_path / "whole", tmp_path / "on")
 
 

@@ -1,6 +1,7 @@
 """The training loop: what it selects, when it stops, what it reads, and that it can be resumed."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import torch
 from safetensors.numpy import load_file
 
 from compactrec.benchmarks import train as train_module
+from compactrec.benchmarks.choices import changed
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.environment import (
     describe_environment,
@@ -28,7 +30,7 @@ from compactrec.benchmarks.train import TrainingCollapsed, TrainingDiverged, tra
 from compactrec.data.batch import Batch
 from compactrec.data.loader import BatchLoader
 from compactrec.data.manifest import Manifest, Split
-from compactrec.embeddings import Plan, make_plan
+from compactrec.embeddings import Plan, full_plan, make_plan
 from compactrec.embeddings.checkpointing import CheckpointError
 from compactrec.locks import locked
 from tests.benchmarks.folder import ROWS, write_folder
@@ -352,11 +354,27 @@ def test_a_plan_file_is_used_as_it_is(data: Path, tmp_path: Path) -> None:
     features = BatchLoader(data, "train", 8).features(4)
     plan = make_plan(SOME, features, 3_000, counts=manifest.counts(data), threshold=50)
     plan.save(tmp_path / "plan.json")
-    result = train(small(data, tmp_path / "run", plan=tmp_path / "plan.json", method=None))
+    base = small(data, tmp_path / "run")
+    base.model_fields_set.remove("dim")
+    result = train(changed(base, plan=tmp_path / "plan.json", method=None))
     assert result.plan == plan.to_json()
+    assert "dim" not in result.config, "a width that the plan does not have"
     assert result.method == SOME
     assert result.budget_bytes is None
     assert result.bytes.serving_bytes <= 3_000
+
+
+def test_a_width_that_contradicts_the_plan_is_refused(data: Path, tmp_path: Path) -> None:
+    features = BatchLoader(data, "train", 8).features(4)
+    full_plan(features).save(tmp_path / "plan.json")
+    config = small(data, tmp_path / "run", plan=tmp_path / "plan.json", method=None, dim=8)
+    message = (
+        f"{tmp_path / 'plan.json'} gives 'C1' vectors of width 4, but dim 8 asks for 8; leave dim "
+        f"(--dim) out, or make a plan of that width"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        train(config)
+    assert train(changed(config, dim=4, out=tmp_path / "as it is")).num_steps
 
 
 def test_a_method_at_a_budget(data: Path, tmp_path: Path) -> None:

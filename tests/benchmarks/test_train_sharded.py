@@ -1,5 +1,6 @@
 """The training script on two processes gives what it gives on one; errors end all, in one voice."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ from compactrec.benchmarks.pipeline import InputPipeline
 from compactrec.benchmarks.result import MODEL_NAME, PLAN_NAME, PREDICTIONS_NAME, Result
 from compactrec.benchmarks.train import train
 from compactrec.embeddings.rewrite import Rewrite
-from tests.benchmarks.folder import write_folder
+from tests.benchmarks.folder import ROWS, write_folder
 from tests.cases import SOME
 from tests.ports import free_port
 from tests.run_code import command, run_ranks
@@ -85,11 +86,21 @@ def torchrun(
 
 
 def go_on(folder: Path, out: Path, toml: str, *words: str, size: int) -> None:
-    """The command in so many processes, to its end; it must not begin anew."""
+    """The command in so many processes, two of which saved, to its end. It says from where it goes
+    on, and counts no samples of theirs where there are other ones."""
+    saved = json.loads((out / "checkpoint" / "checkpoint.json").read_text())["step"]
     code = command(_words(folder, out, toml, *words))
     ended = run_ranks(code, folder, 240, size)
     assert [status for status, _, _ in ended] == [0] * size, ended
-    assert Result.load(out).total_seconds is None
+    moved = "" if size == 2 else ", which 2 processes saved and 1 take up"
+    text = f"goes on from step {saved}, in {out / 'checkpoint'}{moved}\n"
+    assert [text in shown for _, shown, _ in ended] == [True] + [False] * (size - 1), ended
+    result = Result.load(out)
+    assert result.total_seconds is None
+    assert result.num_processes == size
+    before = 0 if size == 2 else ROWS["train"] + 128  # in ten steps
+    counted = result.samples_per_second * result.train_seconds
+    assert (saved, counted) == (10, pytest.approx(2 * ROWS["train"] - before))
 
 
 def _words(folder: Path, out: Path, toml: str, *words: str) -> list[str]:

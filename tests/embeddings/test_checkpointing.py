@@ -228,6 +228,18 @@ def test_what_a_killed_save_left_is_ignored_then_removed(tmp_path: Path) -> None
     }  # fmt: skip
 
 
+def test_files_without_an_index_are_named(tmp_path: Path) -> None:
+    store = store_of_two_steps(tmp_path)
+    (tmp_path / "checkpoint.json").unlink()
+    message = (
+        f"{tmp_path} has step-000000002.safetensors but no checkpoint.json, so there is no "
+        f"checkpoint in it, and the next save removes them: a first save was cut off, or "
+        f"checkpoint.json was removed; restore it if there was one"
+    )
+    with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
+        assert store.load() is None
+
+
 def assert_step_two_is_whole_despite_leftovers(store: CheckpointFolder) -> None:
     found = store.load()
     assert found is not None

@@ -53,6 +53,14 @@ def swapped(method: str) -> tuple[nn.Module, SwapReport]:
     return made, reports[0]
 
 
+def test_small_tables_that_shrink_are_named() -> None:
+    model = nn.ModuleDict({n: nn.Embedding(k, 8) for n, k in (("a", 7), ("b", 200), ("c", 201))})
+    rules = {"a|b|c": MixedConfig(dims=(4,))}
+    ending = "of 200 ids or fewer: b; min_num_ids=200 keeps such tables full"
+    assert f"made smaller, though {ending}" in str(plan_swap(model, rules))  # a grows
+    assert "made smaller" not in str(plan_swap(model, rules, names=["a", "c"]))
+
+
 @each_method
 def test_bytes_are_as_planned_and_within_the_budget(method: str) -> None:
     rest = num_bytes(Mixture()) - plan_swap(Mixture(), {}).before_bytes
