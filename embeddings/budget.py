@@ -18,7 +18,7 @@ from compactrec.embeddings.registry import (
     parse_options,
 )
 from compactrec.embeddings.size import size
-from compactrec.embeddings.sizing import assignment_bytes
+from compactrec.embeddings.sizing import BudgetTooSmall, assignment_bytes
 
 __all__ = ["SMALL_NUM_IDS", "Counts", "budget_method", "full_plan", "make_plan"]
 
@@ -64,23 +64,39 @@ def make_plan(
     counts = checked_counts(rest, counts, [f.name for f in features])
     kept = _full_assignments(small)
     kept_bytes = assignment_bytes(kept) if small else 0
+    stay = f"{kept_bytes:,} for {len(small)} feature(s) of at most {threshold} ids, which stay full"
     solved = Assignments((), {})
     if rest:
         parsed = parse_options(spec, options or {})
         task = SizingTask(rest, budget_bytes - kept_bytes, counts, parsed)
-        solved = from_budget(task)
+        try:
+            solved = from_budget(task)
+        except BudgetTooSmall as error:
+            least = error.smallest_bytes
+            parts = f"{stay}, and {least:,} for the others" if small else ""
+            text = _too_small(budget_bytes, kept_bytes + least, parts, error.advice)
+            raise ValueError(f"{method}: {text}") from None
     names = [tuple(f.name for f in group) for group, _ in (*kept.groups, *solved.groups)]
     configs = [config for _, config in (*kept.groups, *solved.groups)]
     groups = tuple(Group(n, c) for n, c in zip(names, configs, strict=True))
     plan = Plan(tuple(features), groups, solved.arrays)
     found = size(plan).serving_bytes
     if found > budget_bytes:
-        raise ValueError(
-            f"{method}: the plan takes {found:,} bytes but the budget is {budget_bytes:,}: the "
-            f"features kept full (at most {threshold} ids) alone take {kept_bytes:,}; raise the "
-            f"budget or lower the threshold"
-        )
+        raise ValueError(f"{method}: {_too_small(budget_bytes, found, stay if small else '')}")
     return plan
+
+
+def _too_small(budget_bytes: int, needed: int, parts: str, advice: str = "") -> str:
+    """``parts`` are those of the bytes ``needed``, where features stay full."""
+    ways = ["raise the budget"]
+    if parts:
+        ways.append("lower that limit (threshold, in compress min_num_ids)")
+        parts = f" ({parts})"
+    ways += [advice] if advice else []
+    return (
+        f"the budget is {budget_bytes:,} bytes, but the smallest plan takes {needed:,} "
+        f"bytes{parts}; {', or '.join(ways)}"
+    )
 
 
 def budget_method(name: str) -> tuple[Method, Callable[[SizingTask], Assignments]]:

@@ -262,7 +262,7 @@ def _from_budget(task: SizingTask) -> Assignments:
         pairs = zip(task.features, configs, strict=True)
         return Assignments(tuple(((f,), c) for f, c in pairs), {})
 
-    return largest(assign, 1, sum(vocabularies), task.budget_bytes, "compositional")
+    return largest(assign, 1, sum(vocabularies), task.budget_bytes)
 
 
 register_method(

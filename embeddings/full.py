@@ -18,7 +18,7 @@ from compactrec.embeddings.registry import (
     SizingTask,
     register_method,
 )
-from compactrec.embeddings.sizing import assignment_bytes
+from compactrec.embeddings.sizing import BudgetTooSmall, assignment_bytes
 
 __all__ = ["FullConfig", "lower_full"]
 
@@ -44,10 +44,7 @@ def _from_budget(task: SizingTask) -> Assignments:
     assigned = Assignments(tuple(((f,), FullConfig()) for f in task.features), {})
     needed = assignment_bytes(assigned)
     if needed > task.budget_bytes:
-        raise ValueError(
-            f"full: the tables take {needed:,} bytes and the budget leaves "
-            f"{task.budget_bytes:,} bytes; choose a method that compresses"
-        )
+        raise BudgetTooSmall(needed, "choose a method that compresses")
     return assigned
 
 

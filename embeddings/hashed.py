@@ -106,7 +106,7 @@ def _from_budget(task: SizingTask) -> Assignments:
             {},
         )
 
-    return largest(assign, 1, sum(vocabularies), task.budget_bytes, "hash")
+    return largest(assign, 1, sum(vocabularies), task.budget_bytes)
 
 
 register_method(

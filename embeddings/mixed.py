@@ -122,7 +122,7 @@ def _from_budget(task: SizingTask) -> Assignments:
     sizing = _Sizing(task)
     lowest = -_STEPS if sizing.options.alpha is None else 0
     step = largest_step(
-        lambda step: sizing.assign(sizing.dims_at(step)), lowest, _STEPS, task.budget_bytes, "mixed"
+        lambda step: sizing.assign(sizing.dims_at(step)), lowest, _STEPS, task.budget_bytes
     )
     return sizing.spend(sizing.dims_at(step))
 
@@ -194,7 +194,7 @@ class _Sizing:
             filled = dims
         for i, wider in widenable(filled, self.limits, self.popularity, step):
             assign = partial(self.assign, filled, i, wider=wider)
-            rows = largest_step(assign, 0, self.rows[i] - 1, budget, "mixed")
+            rows = largest_step(assign, 0, self.rows[i] - 1, budget)
             if rows:
                 return assign(rows)
         return self.assign(filled)

@@ -102,11 +102,11 @@ def _from_budget(task: SizingTask) -> Assignments:
         ]
         return Assignments(tuple(groups), {})
 
-    step = largest_step(assign, 0, len(order), task.budget_bytes, "random")
+    step = largest_step(assign, 0, len(order), task.budget_bytes)
     if step == len(order):
         return assign(step)
     most = sizes[order[step]] - 1
-    return largest(partial(assign, step), 0, most, task.budget_bytes, "random")
+    return largest(partial(assign, step), 0, most, task.budget_bytes)
 
 
 register_method(

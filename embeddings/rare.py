@@ -105,7 +105,7 @@ def _from_budget(task: SizingTask) -> Assignments:
             groups.append(((feature,), config))
         return Assignments(tuple(groups), arrays)
 
-    return largest(assign, 0, len(ranked), task.budget_bytes, "rare")
+    return largest(assign, 0, len(ranked), task.budget_bytes)
 
 
 @dataclass(frozen=True)

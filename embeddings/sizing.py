@@ -12,6 +12,7 @@ from compactrec.embeddings.registry import Assignments, lower
 from compactrec.embeddings.rewrite import Rewrite
 
 __all__ = [
+    "BudgetTooSmall",
     "assignment_bytes",
     "aux_bytes",
     "dense_bytes",
@@ -23,6 +24,15 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+
+class BudgetTooSmall(ValueError):
+    """A method has no plan as small as it was asked for."""
+
+    def __init__(self, smallest_bytes: int, advice: str) -> None:
+        super().__init__(f"the smallest plan takes {smallest_bytes:,} bytes; {advice}")
+        self.smallest_bytes = smallest_bytes
+        self.advice = advice
 
 
 def full_bytes(feature: Feature) -> int:
@@ -71,26 +81,22 @@ def assignment_bytes(assignments: Assignments) -> int:
 
 
 def largest(
-    assign: Callable[[int], Assignments], low: int, high: int, budget_bytes: int, what: str
+    assign: Callable[[int], Assignments], low: int, high: int, budget_bytes: int
 ) -> Assignments:
     """What :func:`largest_step` finds."""
-    return assign(largest_step(assign, low, high, budget_bytes, what))
+    return assign(largest_step(assign, low, high, budget_bytes))
 
 
 def largest_step(
-    assign: Callable[[int], Assignments], low: int, high: int, budget_bytes: int, what: str
+    assign: Callable[[int], Assignments], low: int, high: int, budget_bytes: int
 ) -> int:
     """The largest ``k`` in ``low .. high`` for which ``assign(k)`` fits; bytes must grow with it.
 
-    Raises ``ValueError`` naming the smallest possible bytes when ``assign(low)`` does not fit.
+    Raises :class:`BudgetTooSmall` when ``assign(low)`` does not fit.
     """
     smallest = assignment_bytes(assign(low))
     if smallest > budget_bytes:
-        raise ValueError(
-            f"{what}: the smallest setting takes {smallest:,} bytes and the budget leaves "
-            f"{budget_bytes:,} bytes after the features that stay full; "
-            f"raise the budget or choose another method"
-        )
+        raise BudgetTooSmall(smallest, "choose another method")
     while low < high:
         middle = (low + high + 1) // 2
         if assignment_bytes(assign(middle)) <= budget_bytes:

@@ -123,7 +123,13 @@ def _by_budget(method: str, tables: Sequence[FoundTable], sizing: Sizing) -> Pla
     for name in dict.fromkeys(owner.values()):
         own = [t for t in tables if t.owner == name]
         share = sizing.budget_bytes * sum(t.num_bytes for t in own) // total
-        plans.append(_solve(method, own, sizing, share))
+        try:
+            plans.append(_solve(method, own, sizing, share))
+        except ValueError as error:
+            raise ValueError(
+                f"{error}. That budget is the part of {', '.join(t.name for t in own)} in the "
+                f"{sizing.budget_bytes:,} bytes that were given"
+            ) from None
     return _joined(plans)
 
 
@@ -132,14 +138,19 @@ def _solve(method: str, tables: Sequence[FoundTable], sizing: Sizing, budget_byt
     firsts = [table.features[0] for table in tables]
     left = budget_bytes
     for _ in range(8):
-        plan = make_plan(
-            method,
-            firsts,
-            left,
-            counts=sizing.counts,
-            threshold=sizing.min_num_ids,
-            options=sizing.options,
-        )
+        try:
+            plan = make_plan(
+                method,
+                firsts,
+                left,
+                counts=sizing.counts,
+                threshold=sizing.min_num_ids,
+                options=sizing.options,
+            )
+        except ValueError:
+            if left == budget_bytes:
+                raise
+            break  # there is one without the ties
         whole = _with_ties(plan, tables)
         over = size(whole).serving_bytes - budget_bytes
         if over <= 0:

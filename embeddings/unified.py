@@ -111,7 +111,7 @@ def _from_budget(task: SizingTask) -> Assignments:
     if all(f.num_ids is not None for f in task.features):
         # One row per id and chunk would do without any sharing.
         most = min(most, sum((f.num_ids or 0) * (f.dim // dim) for f in task.features))
-    return largest(assign, 1, most, task.budget_bytes, "unified")
+    return largest(assign, 1, most, task.budget_bytes)
 
 
 register_method(

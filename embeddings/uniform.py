@@ -84,13 +84,13 @@ def _from_budget(task: SizingTask) -> Assignments:
         return Assignments(tuple(groups), {})
 
     steps = largest_step(
-        lambda k: assign(dims_at(k)), len(order), widest * len(order), task.budget_bytes, "uniform"
+        lambda k: assign(dims_at(k)), len(order), widest * len(order), task.budget_bytes
     )
     dims, following = dims_at(steps), dims_at(steps + 1)
     for i in order:
         if following[i] > dims[i]:
             at = partial(assign, dims, i)
-            return largest(at, 0, sizes[i] - 1, task.budget_bytes, "uniform")
+            return largest(at, 0, sizes[i] - 1, task.budget_bytes)
     return assign(dims)
 
 

@@ -38,7 +38,7 @@ from compactrec.benchmarks.svg import curve_svg, difference_svg
 from tests.benchmarks.fake_runs import FULL_BYTES, fake_result, fake_study
 
 QUARTER, SIXTEENTH = 4_000_000, 1_000_000
-REASON = "rare: the smallest setting takes 1.2 MB; raise the budget <or> choose another method"
+REASON = "rare: the smallest plan takes 1.2 MB; raise the budget <or> choose another method"
 NOISES: dict[str, dict[int, float | str]] = {
     "uniform": {QUARTER: 0.7, SIXTEENTH: 1.3},
     "rare": {QUARTER: 0.9, SIXTEENTH: REASON},

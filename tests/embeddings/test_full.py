@@ -34,8 +34,8 @@ def test_a_budget_below_the_tables_is_refused() -> None:
     for budget in (needed // 2, needed - 1):
         with pytest.raises(
             ValueError,
-            match=rf"full: the tables take {needed:,} bytes and the budget leaves "
-            rf"{budget:,} bytes; choose a method that compresses",
+            match=rf"full: the budget is {budget:,} bytes, but the smallest plan takes {needed:,} "
+            "bytes; raise the budget, or choose a method that compresses",
         ):
             make_plan("full", KAGGLE, budget, threshold=0)
 

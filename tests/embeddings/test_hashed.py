@@ -134,7 +134,9 @@ def test_refusals() -> None:
         CompressedEmbeddingBagCollection(Plan(unlike, (Group(("a", "b"), HashConfig(num_rows=3)),)))
     with pytest.raises(ValueError, match="hash: sign needs a width that is a multiple of 4, got 6"):
         CompressedEmbedding(9, 6, HashConfig(num_rows=3, sign=True))
-    with pytest.raises(ValueError, match=r"hash: the smallest setting takes .* raise the budget"):
+    with pytest.raises(
+        ValueError, match=r"hash: the budget is 10 .* smallest plan takes .* raise the b"
+    ):
         make_plan("hash", FEATURES, 10, threshold=0)
     with pytest.raises(
         ValueError, match=r"option signed: there is no such field, .* options are: hash"

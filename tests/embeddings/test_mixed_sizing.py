@@ -277,5 +277,5 @@ def test_sixteenth_of_kaggle_needs_width_one() -> None:
     full = size(full_plan(KAGGLE)).serving_bytes
     plan = make_plan("mixed", KAGGLE, full // 15)
     assert size(plan).serving_bytes <= full // 15
-    with pytest.raises(ValueError, match="mixed: the smallest setting takes"):
+    with pytest.raises(ValueError, match=r"mixed: the budget is .* but the smallest plan takes"):
         make_plan("mixed", KAGGLE, full // 15, options={"min_dim": 4})

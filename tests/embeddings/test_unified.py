@@ -8,13 +8,23 @@ import torch
 
 pytest.importorskip("compactrec.embeddings.unified")
 
-from compactrec.embeddings import Feature, Group, Plan, full_plan, hash_strings, make_plan, size
+from compactrec.embeddings import (
+    Feature,
+    Group,
+    Plan,
+    full_plan,
+    hash_strings,
+    make_plan,
+    plan_swap,
+    size,
+)
 from compactrec.embeddings.collection import CompressedEmbeddingBagCollection
 from compactrec.embeddings.layers import CompressedEmbedding
 from compactrec.embeddings.registry import config_from_dict
 from compactrec.embeddings.unified import UnifiedConfig
 from tests.contract.support import build, make_batch
 from tests.reference import hashing
+from tests.swap.models import Mixture
 
 
 def plan_of(names: str, config: UnifiedConfig, dim: int = 4) -> Plan:
@@ -203,3 +213,20 @@ def test_refusals() -> None:
         CompressedEmbeddingBagCollection(plan_of("a", UnifiedConfig(num_rows=9, dim=4), dim=6))
     with pytest.raises(ValueError, match="greater than or equal to 1"):
         UnifiedConfig(num_rows=0, dim=4)
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        (900, "unified: no plan for 900 bytes holds the tables that several keys read; raise the"),
+        (
+            1080,
+            "unified: the budget is 242 bytes, .* That budget is the part of ebc/item, tag in the "
+            "1,080 bytes that were given",
+        ),
+    ],
+)
+def test_a_budget_too_small_for_ties_or_for_a_collection(budget: int, message: str) -> None:
+    """What is left for them is less than what was given, and the message says of what."""
+    with pytest.raises(ValueError, match=message):
+        plan_swap(Mixture(), "unified", budget_bytes=budget, max_bags={"item": 3, "last_item": 3})

@@ -205,7 +205,11 @@ SMALL = MixedConfig(dims=(4,))
             "'[C' is not a regular expression (unterminated character set at position 0); write "
             "the name of a table, or a pattern such as 'C[0-9]+'",
         ),
-        (SOME, {"budget_bytes": 10}, f"{SOME}: "),
+        (
+            SOME,
+            {"budget_bytes": 10},
+            f"{SOME}: the budget is 10 bytes, but the smallest plan takes",
+        ),
         ({"usr": SMALL}, {}, "rules that match no feature: usr"),
     ],
 )
