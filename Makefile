@@ -53,6 +53,7 @@ bench-smoke: setup ## every benchmark at a toy size, some minutes
 	$(PY) -m compactrec.benchmarks.bench_tables --batch 256 --rounds 2 --out $(SMOKE)/tables.json
 	$(PY) -m compactrec.benchmarks.bench_table_parts --batch 256 --rounds 2 --out $(SMOKE)/table_parts.json
 	$(PY) -m compactrec.benchmarks.bench_training --quick --out $(SMOKE)/training.json
+	$(PY) -m compactrec.benchmarks.bench_models --quick --rounds 1 --steps 1 --out $(SMOKE)/models.json
 	$(PY) -m compactrec.benchmarks.bench_sharded --quick --out $(SMOKE)/sharded.json
 	$(PY) -m compactrec.benchmarks.bench_kernels --batch 256 --cap 10000 --threads 1 2 --rounds 2 --out $(SMOKE)/kernels.json
 	$(PY) -m compactrec.benchmarks.bench_loader --rows 50000 --batch 2048 --rounds 1 --out $(SMOKE)/loader.json

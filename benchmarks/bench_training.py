@@ -19,21 +19,14 @@ run, of medians over rounds.
 from __future__ import annotations
 
 import argparse
-import logging
-import multiprocessing
-import statistics
-import time
-from collections.abc import Sequence
-from multiprocessing.connection import Connection
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-import torch
-
 from compactrec.benchmarks.bench_file import write_bench
-from compactrec.benchmarks.environment import peak_rss_bytes, reset_peak_rss
-from compactrec.benchmarks.memory import keep_freed_memory
-from compactrec.benchmarks.table_inputs import zipf_batches
+from compactrec.benchmarks.table_inputs import click_batches
 from compactrec.benchmarks.training_entrants import NUM_DENSE, Setting, build, entrants
+from compactrec.benchmarks.turns import Entrant, Measured, take_turns
 from compactrec.data.batch import Batch
 from compactrec.data.teacher import KAGGLE_SIZES
 from compactrec.embeddings import Feature
@@ -58,95 +51,30 @@ def capped_sizes(total: int) -> list[int]:
 
 def make_batches(setting: Setting) -> list[Batch]:
     """The same for every entrant."""
-    generator = torch.Generator().manual_seed(1)
-    keys = tuple(f.name for f in setting.features)
-    num_bags = len(keys) * setting.batch
-    return [
-        Batch(
-            dense=torch.rand(setting.batch, NUM_DENSE, generator=generator),
-            values=ids.reshape(-1),
-            lengths=torch.ones(num_bags, dtype=torch.int32),
-            labels=(torch.rand(setting.batch, generator=generator) < 0.26).float(),
-            keys=keys,
-            length_per_key=(setting.batch,) * len(keys),
-            offsets=torch.arange(num_bags + 1, dtype=torch.int32),
-        )
-        for ids in zipf_batches(setting.features, setting.batch, NUM_BATCHES)
-    ]
-
-
-def _work(name: str, setting: Setting, threads: int, pipe: Connection) -> None:
-    """A process of one entrant: takes numbers of steps, gives seconds; 0 asks for the memory."""
-    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
-    torch.set_num_threads(threads)
-    keep_freed_memory()
-    batches = make_batches(setting)
-    reset_peak_rss()
-    before = peak_rss_bytes()
-    step, table_bytes = build(name, setting)
-    done = 0
-    pipe.send(table_bytes)
-    while num_steps := pipe.recv():
-        step(batches[done % NUM_BATCHES])  # brings back what the others have pushed out
-        start = time.perf_counter()
-        for _ in range(num_steps):
-            done += 1
-            step(batches[done % NUM_BATCHES])
-        pipe.send(time.perf_counter() - start)
-    pipe.send(peak_rss_bytes() - before)
+    return click_batches(setting.features, setting.batch, NUM_BATCHES, NUM_DENSE)
 
 
 def measure(
     names: Sequence[str], setting: Setting, *, rounds: int, steps: int, threads: int
 ) -> dict[str, dict[str, float]]:
-    """Samples per second, ratios and bytes of every entrant; two rounds before the first count."""
-    context = multiprocessing.get_context("spawn")
-    pipes: dict[str, Connection] = {}
-    workers = []
-    table_bytes: dict[str, int] = {}
-    for name in names:
-        pipes[name], theirs = context.Pipe()
-        worker = context.Process(target=_work, args=(name, setting, threads, theirs), daemon=True)
-        worker.start()
-        theirs.close()
-        workers.append(worker)
-    for name in names:
-        table_bytes[name] = pipes[name].recv()
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(rounds + 2):
-        for name in names:
-            pipes[name].send(steps)
-            seconds = pipes[name].recv()
-            if turn >= 2:
-                times[name].append(seconds / steps)
-    memory = {}
-    for name, worker in zip(names, workers, strict=True):
-        pipes[name].send(0)
-        memory[name] = pipes[name].recv()
-        worker.join()
-    return _rows(names, setting.batch, times, table_bytes, memory)
+    """Samples per second, ratios and bytes of every entrant."""
+    made = {n: Entrant(partial(make_batches, setting), partial(build, n, setting)) for n in names}
+    return _rows(setting.batch, take_turns(made, rounds=rounds, steps=steps, threads=threads))
 
 
-def _rows(
-    names: Sequence[str],
-    batch: int,
-    times: dict[str, list[float]],
-    table_bytes: dict[str, int],
-    memory: dict[str, int],
-) -> dict[str, dict[str, float]]:
-    seconds = {name: statistics.median(times[name]) for name in names}
+def _rows(batch: int, measured: Mapping[str, Measured]) -> dict[str, dict[str, float]]:
     beside = ("dense_part", "full", "embedding_sparse_adam", "embedding_adam", "deepctr_torch")
     rows = {}
-    for name in names:
+    for name, of in measured.items():
         row: dict[str, float] = {
-            "step_milliseconds": round(1e3 * seconds[name], 2),
-            "samples_per_second": round(batch / seconds[name]),
-            "table_bytes": table_bytes[name],
-            "peak_bytes": memory[name],
+            "step_milliseconds": round(1e3 * of.seconds, 2),
+            "samples_per_second": round(batch / of.seconds),
+            "table_bytes": of.table_bytes,
+            "peak_bytes": of.peak_bytes,
         }
         for other in beside:
-            if other in seconds:
-                row[f"speed_beside_{other}"] = round(seconds[other] / seconds[name], 3)
+            if other in measured:
+                row[f"speed_beside_{other}"] = round(measured[other].seconds / of.seconds, 3)
         rows[name] = row
     return rows
 

@@ -4,7 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-__all__ = ["kernels_table", "parts_table", "sharded_table", "tables_table", "training_table"]
+__all__ = [
+    "kernels_table",
+    "models_table",
+    "parts_table",
+    "sharded_table",
+    "tables_table",
+    "training_table",
+]
 
 OPTIMIZERS = {
     "rowwise_adagrad": "row-wise Adagrad", "adagrad": "Adagrad", "adam": "Adam", "sgd": "SGD",
@@ -79,6 +86,28 @@ def training_table(path: Path) -> str:
             f"`{name}`", f"{row['samples_per_second']:,}",
             *("-" if value is None else f"{value:.2f}x" for value in ratios),
             f"{row['table_bytes'] / 1e6:.1f} MB", f"{row['peak_bytes'] / 1e6:.0f} MB",
+        ]  # fmt: skip
+        lines.append(_line(cells))
+    return "\n".join(lines)
+
+
+def models_table(path: Path) -> str:
+    """Steps of every model: how many times as fast ours is as the peers' same model."""
+    lines = [
+        "| model | samples/s | beside its dense part alone | as fast as FuxiCTR's "
+        "| as fast as DeepCTR-Torch's | grew by | FuxiCTR's | DeepCTR-Torch's |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for model, rows in json.loads(path.read_text())["models"].items():
+        peers = [rows.get(name) for name in ("fuxictr", "deepctr_torch")]
+        cells = [
+            f"`{model}`", f"{rows['compactrec']['samples_per_second']:,}",
+            f"{rows['dense_part']['times_as_fast_is_ours']:.2f}x",
+            *("-" if row is None else f"{row['times_as_fast_is_ours']:.2f}x" for row in peers),
+            *(
+                "-" if row is None else f"{row['peak_bytes'] / 1e6:.0f} MB"
+                for row in (rows["compactrec"], *peers)
+            ),
         ]  # fmt: skip
         lines.append(_line(cells))
     return "\n".join(lines)

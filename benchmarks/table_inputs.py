@@ -6,10 +6,19 @@ import torch
 from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from compactrec.data.batch import Batch
 from compactrec.data.teacher import KAGGLE_SIZES
 from compactrec.embeddings import Feature
 
-__all__ = ["CAP", "EmbeddingBags", "features", "fresh", "make_kjts", "zipf_batches"]
+__all__ = [
+    "CAP",
+    "EmbeddingBags",
+    "click_batches",
+    "features",
+    "fresh",
+    "make_kjts",
+    "zipf_batches",
+]
 
 CAP = 1_000_000
 """Most rows of a table, unless a benchmark is told otherwise."""
@@ -47,6 +56,27 @@ def zipf_batches(of: Sequence[Feature], batch: int, count: int) -> list[Tensor]:
         u = torch.rand(len(of), batch, generator=generator, dtype=torch.float64)
         out.append((torch.exp(u * torch.log(top + 1)).long() - 1).clamp_(min=0))
     return out
+
+
+def click_batches(
+    of: Sequence[Feature], batch_size: int, count: int, num_dense: int
+) -> list[Batch]:
+    """``count`` batches of whole models: numbers, one id per bag, labels that are 1 at 26%."""
+    generator = torch.Generator().manual_seed(1)
+    keys = tuple(f.name for f in of)
+    num_bags = len(keys) * batch_size
+    return [
+        Batch(
+            dense=torch.rand(batch_size, num_dense, generator=generator),
+            values=ids.reshape(-1),
+            lengths=torch.ones(num_bags, dtype=torch.int32),
+            labels=(torch.rand(batch_size, generator=generator) < 0.26).float(),
+            keys=keys,
+            length_per_key=(batch_size,) * len(keys),
+            offsets=torch.arange(num_bags + 1, dtype=torch.int32),
+        )
+        for ids in zipf_batches(of, batch_size, count)
+    ]
 
 
 def make_kjts(of: Sequence[Feature], batches: Sequence[Tensor]) -> list[KeyedJaggedTensor]:

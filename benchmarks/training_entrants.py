@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,14 +28,13 @@ from compactrec.benchmarks.foreign import foreign
 from compactrec.benchmarks.model import build_model, click_model
 from compactrec.benchmarks.optimizers import Optimizers
 from compactrec.benchmarks.precision import DenseDtype, has_bfloat16
+from compactrec.benchmarks.turns import Step
 from compactrec.data.batch import Batch
 from compactrec.embeddings import Feature, Plan, full_plan, make_plan, method_names, size
 
-__all__ = ["Setting", "Step", "build", "entrants"]
+__all__ = ["Constant", "Setting", "build", "entrants"]
 
 NUM_DENSE = 13
-Step = Callable[[Batch], float]
-"""One training step; returns the loss."""
 
 _OTHERS = ("deepctr_torch", "fuxictr")
 _PLAIN = ("dense_part", "embedding_adam", "embedding_sparse_adam")

@@ -9,6 +9,7 @@ import pytest
 
 from compactrec.benchmarks.speed_tables import (
     kernels_table,
+    models_table,
     parts_table,
     sharded_table,
     tables_table,
@@ -86,6 +87,28 @@ TRAINING_TEXT = """\
 | `dense_part` | 91,234 | - | - | - | 0.0 MB | 210 MB |
 | `hash` | 80,000 | 0.88x | 1.51x | 12.50x | 14.6 MB | 330 MB |"""
 
+MODELS = {
+    "models": {
+        "fm": {
+            "dense_part": {"times_as_fast_is_ours": 0.81},
+            "compactrec": {"samples_per_second": 120_000, "peak_bytes": 200_400_000},
+            "fuxictr": {"times_as_fast_is_ours": 2.345, "peak_bytes": 510_000_000},
+        },
+        "dcn": {
+            "dense_part": {"times_as_fast_is_ours": 0.5},
+            "compactrec": {"samples_per_second": 900, "peak_bytes": 1_000_000},
+            "fuxictr": {"times_as_fast_is_ours": 1.5, "peak_bytes": 2_000_000},
+            "deepctr_torch": {"times_as_fast_is_ours": 0.75, "peak_bytes": 3_000_000},
+        },
+    }
+}
+MODELS_TEXT = """\
+| model | samples/s | beside its dense part alone | as fast as FuxiCTR's \
+| as fast as DeepCTR-Torch's | grew by | FuxiCTR's | DeepCTR-Torch's |
+|---|---:|---:|---:|---:|---:|---:|---:|
+| `fm` | 120,000 | 0.81x | 2.35x | - | 200 MB | 510 MB | - |
+| `dcn` | 900 | 0.50x | 1.50x | 0.75x | 1 MB | 2 MB | 3 MB |"""
+
 SHARDED = {
     "rows": {
         "full_fused_1": {
@@ -111,6 +134,7 @@ SHARDED_TEXT = """\
         (tables_table, TABLES, TABLES_TEXT),
         (parts_table, PARTS, PARTS_TEXT),
         (training_table, TRAINING, TRAINING_TEXT),
+        (models_table, MODELS, MODELS_TEXT),
         (sharded_table, SHARDED, SHARDED_TEXT),
     ],
 )
