@@ -326,7 +326,10 @@ def test_plan_errors(capsys: Captured, data: Path, method: str, budget: str, mes
     [
         (("--rank-memory", "16GB"), "--rank-memory 16GB is the memory of each of --ranks"),
         (("--ranks", "2", "--rank-memory", "1/4"), r"--rank-memory is what one process .*'1/4'"),
-        (("--ranks", "2", "--rank-memory", "1kB"), r"rank_memory_bytes 1000.*start more processes"),
+        (
+            ("--ranks", "2", "--rank-memory", "1kB"),
+            r"largest 't_\w+' with [\d,]+, .* rank_memory_bytes 1000 \(--rank-memory\).*start mo",
+        ),
     ],
 )
 def test_what_does_not_fit_is_not_saved(
@@ -347,6 +350,7 @@ def test_a_plan_that_fits_the_ranks_is_saved(capsys: Captured, tmp_path: Path, d
     code, out, err = call(capsys, "plan", *words, *limits)
     assert code == 0, err
     assert "2 rank(s)" in out
+    assert "Tables alone: their weights" in " ".join(out.split())
     assert path.exists()
 
 

@@ -308,6 +308,18 @@ def test_what_is_no_model_and_no_list_of_optimizers() -> None:
     assert type(model.user) is nn.Embedding
 
 
+def test_an_optimizer_of_another_model_is_named() -> None:
+    model, other = Mixture(), Mixture()
+    mine = torch.optim.Adagrad(model.parameters(), lr=0.1)
+    dense = torch.optim.SGD(model.output.parameters(), lr=0.1)
+    strange = torch.optim.SGD(other.parameters(), lr=0.1)
+    with pytest.warns(
+        NoEffectWarning, match=r"optimizers\[2\] \(SGD\) holds no parameter of th"
+    ) as e:
+        compress(model, SMALLER, optimizers=[mine, dense, strange], report=False)
+    assert len(e) == 1
+
+
 def test_rules_names_and_sizes_choose_tables() -> None:
     def methods(**arguments: Any) -> list[str]:
         rows = plan_swap(Mixture(), **arguments).rows
