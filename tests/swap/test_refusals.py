@@ -280,7 +280,12 @@ def test_wrong_types() -> None:
             {"what": SMALLER, "max_bags": {"item": 3, "typo": 3}},
             ValueError,
             "max_bags has what is no key of an EmbeddingBagCollection: typo; there are item, "
-            "last_item, tag",
+            "last_item, tag: keys, not tables, and keys of one table share the largest of theirs",
+        ),
+        (
+            {"what": SMALLER, "max_bags": {"item": "3"}},
+            TypeError,
+            "max_bags['item'] must be a whole number, got '3'; give the most ids that a bag of it",
         ),
     ],
 )
