@@ -83,8 +83,8 @@ def _writer(folder: Path, first_step: int) -> SummaryWriter:
         import tensorboard  # noqa: F401 - torch needs it and says so less clearly
     except ImportError:
         raise ValueError(
-            'tensorboard is set, but TensorBoard is not installed: in the checkout "pip install '
-            "'.[tensorboard]'\", or leave tensorboard out"
+            "tensorboard (--tensorboard) is set, but TensorBoard is not installed: in the checkout "
+            "\"pip install '.[tensorboard]'\", or leave tensorboard out"
         ) from None
     from torch.utils.tensorboard import SummaryWriter
 

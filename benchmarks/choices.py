@@ -177,6 +177,11 @@ def train_config_for(
     if plan is not None:
         if budget is not None:
             raise ValueError("--budget goes with --method; a plan file has its size already")
+        if not plan.is_file():
+            raise ValueError(
+                f"--plan {plan} is not a file; give a plan as 'compactrec plan' and 'compactrec "
+                f"search' write it"
+            )
         asked = None if base.start is None else start_epochs(base.start)
         if asked is not None and "epochs" not in base.model_fields_set:
             base = changed(base, epochs=asked)

@@ -199,14 +199,14 @@ class TrainConfig(BaseModel):
         check_engine(self)
         if self.table_learning_rate * self.table_decay >= 1:
             raise ValueError(
-                f"table_learning_rate {self.table_learning_rate:g} times table_decay "
-                f"{self.table_decay:g} must be below 1, or a step takes more than the whole "
-                f"weight; lower one of them"
+                f"table_learning_rate (--table-lr) {self.table_learning_rate:g} times table_decay "
+                f"(--table-decay) {self.table_decay:g} must be below 1, or a step takes more "
+                f"than the whole weight; lower one of them"
             )
         if not self.epochs and self.start is None:
             raise ValueError(
                 "epochs is 0 and there is no start, so nothing would be trained or loaded; give "
-                "start, or epochs of 1 or more"
+                "start (--start), or epochs (--epochs) of 1 or more"
             )
         return self
 

@@ -22,9 +22,10 @@ def check_engine(config: TrainConfig) -> None:
         _check_whole_gradients(config)
     if config.table_optimizer == "lamb" and config.decay_mode != "touched_rows":
         raise ValueError(
-            f"under decay_mode {config.decay_mode!r} 'lamb' would move a row that no batch holds "
-            f"by the whole length of a step, in the direction of its last gradient, again and "
-            f"again; use decay_mode 'touched_rows', or the table optimizer 'adam' or 'amsgrad'"
+            f"under decay_mode (--decay-mode) {config.decay_mode!r} 'lamb' would move a row "
+            f"that no batch holds by the whole length of a step, in the direction of its last "
+            f"gradient, again and again; use decay_mode 'touched_rows', or the table "
+            f"optimizer 'adam' or 'amsgrad'"
         )
     if config.engine == "fused" and config.table_optimizer == "adam":
         _check_fused_adam(config)
@@ -60,7 +61,7 @@ def _check_whole_gradients(config: TrainConfig) -> None:
         size = config.accumulate_steps * config.batch_size
         raise ValueError(
             f"accumulate_steps {config.accumulate_steps} needs one update after several backward "
-            f"passes, and {inside}; use engine 'eager', or a batch_size of {size}"
+            f"passes, and {inside}; use engine 'eager', or a batch_size (--batch-size) of {size}"
         )
 
 
@@ -73,8 +74,9 @@ def _check_fused_adam(config: TrainConfig) -> None:
         )
     if config.decay_mode != "touched_rows":
         raise ValueError(
-            f"under decay_mode {config.decay_mode!r} 'adam' moves every row in every step, which "
-            f"engine 'fused' does not; use decay_mode 'touched_rows', or engine 'eager'"
+            f"under decay_mode (--decay-mode) {config.decay_mode!r} 'adam' moves every row "
+            f"in every step, which engine 'fused' does not; use decay_mode 'touched_rows', or "
+            f"engine 'eager'"
         )
 
 
@@ -87,7 +89,7 @@ def _check_sharded(config: TrainConfig) -> None:
     if config.table_decay:
         raise ValueError(
             f"engine 'sharded' has no weight decay of tables, got {config.table_decay:g}; "
-            f"set table_decay to 0, or use engine 'fused' on one process"
+            f"set table_decay (--table-decay) to 0, or use engine 'fused' on one process"
         )
     if config.pipeline and config.rewrite_in_loader:
         raise ValueError(

@@ -100,7 +100,7 @@ def run_demo(
 def _name_of(raw: Path, max_rows: int) -> str:
     path = raw.resolve()
     if not path.is_file():
-        raise ValueError(f"no file {raw}")
+        raise ValueError(f"no file {raw}; --data takes a raw Criteo file")
     state = path.stat()
     text = f"{path}\n{state.st_size}\n{state.st_mtime_ns}"
     key = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()

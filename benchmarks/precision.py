@@ -32,8 +32,8 @@ def compute_in(dtype: DenseDtype, model: nn.Module, device: str) -> nn.Module:
         return model
     if not has_bfloat16(device):
         raise ValueError(
-            f"dense_dtype is 'bfloat16', but this machine's {device} has no bfloat16 products "
-            f"(AVX512-BF16 or AMX on a CPU); use dense_dtype 'float32'"
+            f"dense_dtype (--dense-dtype) is 'bfloat16', but this machine's {device} has no "
+            f"bfloat16 products (AVX512-BF16 or AMX on a CPU); use 'float32'"
         )
     running: list[torch.autocast] = []
 

@@ -5,18 +5,18 @@ Every file of `benchmarks/protocols/` is one; its name is the protocol's.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from compactrec.benchmarks.budgets import parse_budget
 from compactrec.benchmarks.choices import FULL
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.data.protocol import get_protocol
 from compactrec.models.registry import get_model
+from compactrec.words import read_toml, validated
 
 __all__ = [
     "FigureCell",
@@ -163,8 +163,10 @@ class ProtocolFile(_Frozen):
         taken = sorted(set(fields) & set(_NOT_FIXED))
         if taken:
             raise ValueError(f"{taken} are not for a protocol to fix; leave them out")
-        return TrainConfig.model_validate(
-            {**fields, "model": model, "data": data, "out": out, "method": FULL}
+        return validated(
+            TrainConfig,
+            {**fields, "model": model, "data": data, "out": out, "method": FULL},
+            also=get_model(model).config.model_fields,
         )
 
     def published(self, model: str) -> Iterator[tuple[Figures, FigureCell]]:
@@ -189,8 +191,8 @@ def load_protocol(name: str) -> ProtocolFile:
 
 def read_protocol(path: Path) -> ProtocolFile:
     """A protocol from a file; ValueError, naming it, when it is none."""
+    content = read_toml(path, "protocol", "give the path of a protocol file")
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-        return ProtocolFile.model_validate({"name": path.stem, **content})
-    except (tomllib.TOMLDecodeError, ValidationError) as error:
+        return validated(ProtocolFile, {"name": path.stem, **content})
+    except ValueError as error:
         raise ValueError(f"{path} is no protocol file: {error}") from error

@@ -44,6 +44,10 @@ def rank_table(costs: list[RankCost], batch_size: int) -> Table:
     table = Table(
         title=f"{len(costs)} rank(s), batches of {batch_size:,} in all; time is an estimate",
         title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False,
+        caption="Tables alone: their weights, their optimizer's state, and gradients where they "
+        "are replicated. The model's dense weights, their gradients and optimizer, activations, "
+        "and ids and vectors on their way come on top.",
+        caption_justify="left",
     )  # fmt: skip
     names = ("Rank", "Weights", "Optimizer", "Gradients", "All", "Shards", "Tables' ms a step")
     for name in names:

@@ -160,7 +160,7 @@ def _quiet_optuna() -> Iterator[Any]:
     except ImportError:
         raise ValueError(
             "sampler 'tpe' needs Optuna, which is not installed: in the checkout \"pip install "
-            "'.[tune]'\", or use sampler 'sobol'"
+            "'.[tune]'\", or use sampler 'sobol' (--sampler)"
         ) from None
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)

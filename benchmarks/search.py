@@ -135,7 +135,7 @@ def _start(config: SearchConfig, manifest: Manifest, store: CheckpointFolder) ->
     if not searched:
         raise ValueError(
             f"{config.search}: no feature has more than threshold = {train.threshold} ids, so "
-            f"there is nothing to search; lower the threshold"
+            f"there is nothing to search; lower it: {config.search}:train.threshold=0"
         )
     steps = len(BatchLoader(train.data, "train", train.batch_size))
     task = SearchTask(

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, PrivateAttr, ValidationError
 
 from compactrec.benchmarks.choices import changed
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.ranges import Range
 from compactrec.embeddings import Feature
 from compactrec.models.registry import get_model
+from compactrec.words import nearest, read_toml
 
 __all__ = ["TUNABLE", "Settings", "Space", "settings_text", "with_settings"]
 
@@ -37,6 +37,8 @@ class Space(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     ranges: dict[str, Range]
+    _where: str = PrivateAttr("space")
+    """What errors call it: the file, where it is from one."""
 
     @classmethod
     def default(cls) -> Space:
@@ -49,21 +51,28 @@ class Space(BaseModel):
 
         Raises ValueError, naming the file and the line's name, where it is no such file.
         """
-        try:
-            given = tomllib.loads(path.read_text(encoding="utf-8"))
-        except tomllib.TOMLDecodeError as error:
-            raise ValueError(f"{path} is not valid TOML: {error}") from error
+        given = read_toml(
+            path, "space", "give the path of a TOML file with what tuning chooses from (--space)"
+        )
         if not given:
             raise ValueError(
                 f"{path} has nothing to tune; write a line such as "
                 f"table_learning_rate = {{ log_uniform = [0.002, 0.2] }}"
             )
-        return cls(ranges={name: _range(path, name, value) for name, value in given.items()})
+        made = cls(ranges={name: _range(path, name, value) for name, value in given.items()})
+        made._where = f"space {path}"
+        return made
 
     def resolve(self, base: TrainConfig) -> Space:
         """The space around a base config: `times` are ranges, and what is optional and not there is
         left out. Raises ValueError for what cannot be tuned, and for values that are not allowed.
         """
+        try:
+            return Space(ranges=self._resolved_ranges(base))
+        except ValueError as error:
+            raise ValueError(f"{self._where}: {error}") from error
+
+    def _resolved_ranges(self, base: TrainConfig) -> dict[str, Range]:
         options = get_model(base.model).config.model_fields
         ranges = {}
         for name, given in self.ranges.items():
@@ -72,18 +81,20 @@ class Space(BaseModel):
             elif name not in options:
                 if given.optional:
                     continue
+                near = nearest(name, [*TUNABLE, *options])
+                near = near and f" ({near})"
                 raise ValueError(
-                    f"space: {name!r} is neither a field of training nor an option of model "
-                    f"{base.model!r}; fields that can be tuned are {', '.join(TUNABLE)}; options "
-                    f"are {', '.join(options) or 'none'}"
+                    f"{name!r} is neither a field of training nor an option of model "
+                    f"{base.model!r}{near}; fields that can be tuned are {', '.join(TUNABLE)}; "
+                    f"options are {', '.join(options) or 'none'}"
                 )
             ranges[name] = _resolved(base, name, given)
         if not ranges:
             raise ValueError(
-                f"space: model {base.model!r} has none of {', '.join(self.ranges)}; nothing is "
+                f"model {base.model!r} has none of {', '.join(self.ranges)}; nothing is "
                 f"left to tune"
             )
-        return Space(ranges=ranges)
+        return ranges
 
     def require(self, num_trials: int, first: Settings) -> None:
         """Raise ValueError where there are fewer settings than trials, `first` being one."""
@@ -150,7 +161,7 @@ def _range(path: Path, name: str, value: Any) -> Range:
 def _require_tunable(name: str) -> None:
     if name not in TUNABLE:
         raise ValueError(
-            f"space: {name!r} is not for tuning: it is the same for all that is compared. Set it "
+            f"{name!r} is not for tuning: it is the same for all that is compared. Set it "
             f"for all, or choose among {', '.join(TUNABLE)} and options of the model"
         )
 
@@ -163,9 +174,9 @@ def _resolved(base: TrainConfig, name: str, given: Range) -> Range:
     except ValidationError as error:
         problem = error.errors()[0]
         message = problem["msg"].removeprefix("Value error, ")
-        raise ValueError(f"space: {name} cannot be {value!r}: {message}") from None
+        raise ValueError(f"{name} cannot be {value!r}: {message}") from None
     except ValueError as error:
-        raise ValueError(f"space: {name}: {error}") from None
+        raise ValueError(f"{name}: {error}") from None
     return span.model_copy(update={"optional": False})
 
 

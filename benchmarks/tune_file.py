@@ -46,11 +46,12 @@ class TuneFile(BaseModel):
         """Read a tune.json; ValueError when it is not one that can be read here."""
         try:
             return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
+        except OSError as error:
             raise ValueError(
-                f"there is no {path}; 'compactrec tune' writes {TUNE_NAME} into its --out folder"
+                f"{path} cannot be read ({error.strerror}); give the {TUNE_NAME} that 'compactrec "
+                f"tune' writes into its --out folder"
             ) from None
-        except (json.JSONDecodeError, ValidationError) as error:
+        except (UnicodeDecodeError, json.JSONDecodeError, ValidationError) as error:
             raise ValueError(
                 f"{path} is not a tune file of version 1; was it edited? Run 'compactrec tune' "
                 f"into its folder again, finished trials are kept"

@@ -83,8 +83,8 @@ class Encoder:
         if self._options.unseen == "error" and examples:
             found = {s: {k: v for k, v in c.items() if v} for s, c in unseen.items()}
             raise ValueError(
-                f"unseen='error' and tokens that training never has: {found}, for example "
-                f"{examples}; unseen='oov' gives them the OOV id"
+                f"there are tokens that training never has: {found}, for example {examples}; "
+                f"--unseen oov, in Python unseen='oov', gives them the OOV id"
             )
         return self._features, unseen
 

@@ -56,4 +56,7 @@ def _check_target(out: Path, overwrite: bool) -> None:
     if not (out / MANIFEST_NAME).is_file():
         raise ValueError(f"{out} exists and is not a data folder; choose another folder")
     if not overwrite:
-        raise ValueError(f"{out} is a data folder already; choose another folder or overwrite it")
+        raise ValueError(
+            f"{out} is a data folder already; choose another folder, or overwrite it (--overwrite, "
+            f"in Python overwrite=True)"
+        )

@@ -137,7 +137,9 @@ class Ingest:
             found.append(BadRow(block.file, block.first_line + line, why[row], text))
         found.sort(key=lambda row: row.line)
         if not self.skip_bad_rows:
-            raise ValueError(f"{found[0]} (on_bad_row='skip' sets such rows aside)")
+            raise ValueError(
+                f"{found[0]} (--on-bad-row skip, in Python on_bad_row='skip', sets such rows aside)"
+            )
         path = self.folder / REJECTED
         new = not path.exists()
         with path.open("a", encoding="utf-8") as file:

@@ -80,15 +80,18 @@ class PrepareOptions(BaseModel):
         get_protocol(self.protocol)
         if self.protocol != "compactrec" and self.mode != "full":
             raise ValueError(
-                f"protocol {self.protocol!r} fixes its vocabularies, got mode {self.mode!r}; use "
-                f"protocol 'compactrec' to choose"
+                f"protocol {self.protocol!r} fixes its vocabularies, got mode {self.mode!r} "
+                f"(--mode); use protocol 'compactrec' to choose"
             )
         if self.num_ids is not None and self.mode != "hashed":
-            raise ValueError(f"num_ids is for mode 'hashed', got mode {self.mode!r}")
+            raise ValueError(
+                f"num_ids (--num-ids) is for mode 'hashed', got mode {self.mode!r}; leave it out, "
+                f"or choose that mode (--mode)"
+            )
         if self.max_ind_range is not None and self.protocol != "dlrm-kaggle":
             raise ValueError(
-                f"max_ind_range belongs to protocol 'dlrm-kaggle', got protocol {self.protocol!r}; "
-                f"use mode 'hashed' for bounded vocabularies"
+                f"max_ind_range (--max-ind-range) belongs to protocol 'dlrm-kaggle', got protocol "
+                f"{self.protocol!r}; use mode 'hashed' for bounded vocabularies"
             )
         return self
 
@@ -254,7 +257,7 @@ def _check_table(protocol: Protocol, table: str) -> None:
         allowed = " or ".join(map(repr, protocol.tables))
         raise ValueError(
             f"protocol {protocol.name!r} is defined on schema {allowed} only, got schema "
-            f"{table!r}; use that, or protocol 'compactrec'"
+            f"{table!r}; use that, or protocol 'compactrec' (--protocol)"
         )
 
 
@@ -277,13 +280,13 @@ def _check_modes(table: TableSchema, options: PrepareOptions, protocol: Protocol
     unused = protocol.min_count is not None or "min_count" not in used
     if options.min_count is not None and unused:
         raise ValueError(
-            f"min_count is for columns of mode 'min_count', got {options.min_count} and no such "
-            f"column; set mode 'min_count' or leave it out"
+            f"min_count (--min-count) is for columns of mode 'min_count', got {options.min_count} "
+            f"and no such column; set mode 'min_count' (--mode) or leave it out"
         )
     if options.unseen == "error" and used == {"hashed"}:
         raise ValueError(
-            "unseen='error' needs a column with a vocabulary: every column is hashed, and a hash "
-            "gives every token an id; leave it out"
+            "unseen 'error' (--unseen) needs a column with a vocabulary: every column is hashed, "
+            "and a hash gives every token an id; leave it out"
         )
 
 
@@ -293,12 +296,15 @@ def _rule(
     if not per_split:
         rule = protocol.split_rule(options.split, table.split)
         if rule.rule == "files":
-            raise ValueError("split rule 'files' needs one list of files per split")
+            raise ValueError(
+                "split rule 'files' needs one list of files per split: --validation-file and "
+                "--test-file, in Python {'train': [...], 'validation': [...], 'test': [...]}"
+            )
         return rule
     given = options.split or SplitRule(rule="files")
     if given.rule != "files":
         raise ValueError(
-            f"the files are given per split already, got split rule {given.rule!r} too; leave one "
-            f"out"
+            f"the files are given per split already, got split rule {given.rule!r} (--split) "
+            f"too; leave one out"
         )
     return protocol.split_rule(given, None)

@@ -8,14 +8,14 @@ per number.
 from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
 from typing import Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from compactrec.data.split import SplitRule
 from compactrec.data.transforms import Transform
+from compactrec.words import read_toml, validated
 
 __all__ = [
     "Dense",
@@ -249,12 +249,8 @@ def load_schema(source: str | Path) -> TableSchema:
             f"no schema {str(source)!r}: give the path of a .toml file, 'criteo', or one of the "
             f"shipped schemas {sorted(shipped)}"
         )
+    content = read_toml(path, "schema", "give a file that you may read")
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid TOML: {error}") from error
-    try:
-        return TableSchema.model_validate({"name": path.stem, **content})
-    except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc'])) or 'schema'}: {e['msg']}" for e in error.errors()]
-        raise ValueError(f"{path} is not a valid schema: " + "; ".join(lines)) from error
+        return validated(TableSchema, {"name": path.stem, **content})
+    except ValueError as error:
+        raise ValueError(f"{path} is not a valid schema: {error}") from error

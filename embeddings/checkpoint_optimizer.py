@@ -110,6 +110,15 @@ class OptimizerNames:
                 "with the optimizers that it was saved with, or load the weights alone"
             )
 
+    def left_out(self, stored: Mapping[str, StoredTensor], *, with_tables: bool) -> list[str]:
+        """Parameters whose state a checkpoint holds, and that no optimizer here updates.
+
+        ``with_tables``: those of tables too, which one process of several knows its own of alone.
+        """
+        own = self._inside_kinds.keys() | self.outside.keys()
+        names = dict.fromkeys(name.rsplit(".", 1)[0] for name in stored)
+        return [n for n in names if n not in own and (with_tables or _TABLE not in n)]
+
     def put(self, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> None:
         """Give optimizers outside what :meth:`tensors` had named, and groups their numbers."""
         for name, (optimizer, parameter) in self.outside.items():

@@ -7,6 +7,7 @@ Adagrad is ``momentum1``, ``(rows, width)``, or ``(rows,)`` for the row-wise one
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -83,6 +84,9 @@ def load_checkpoint(
 
     Raises:
         CheckpointError: it is damaged, of another plan, or does not fit.
+
+    Warns:
+        UserWarning: ``optimizers`` leave out state that is in it.
     """
     _check_arguments(folder, model, () if optimizers is None else optimizers, "load_checkpoint")
     checkpoint = folder.load()
@@ -109,7 +113,16 @@ def _put(
     saved = checkpoint.ranks[rank]
     names = OptimizerNames(model, optimizers)
     settings = [other["optimizers"] for other in checkpoint.ranks]
-    names.check(without("optimizer.", checkpoint.tensors.tensors), settings)
+    stored = without("optimizer.", checkpoint.tensors.tensors)
+    names.check(stored, settings)
+    alone = folder.processes.size == 1 and len(checkpoint.ranks) == 1
+    if left := names.left_out(stored, with_tables=alone):
+        warnings.warn(
+            f"the checkpoint holds optimizer state of {', '.join(first_few(left))}, which no "
+            f"optimizer given here updates, and it is left out; give the optimizers that were "
+            f"saved, or none at all (None) for the weights alone",
+            stacklevel=2,
+        )
     own |= prefixed("optimizer.", names.inside)
     outside = [f"optimizer.{name}." for name in names.outside]
     found = folder.read(checkpoint.tensors, own, whole=[*outside, f"random.{rank}."])

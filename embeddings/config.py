@@ -4,6 +4,8 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from compactrec.words import problems
+
 __all__ = ["MethodConfig", "first_error"]
 
 
@@ -33,13 +35,10 @@ class MethodConfig(BaseModel):
         try:
             return cls.model_validate(fields)
         except ValidationError as error:
-            raise ValueError(f"{cls.method}: {first_error(error)}") from None
+            raise ValueError(f"{cls.method}: {first_error(error, cls)}") from None
 
 
-def first_error(error: ValidationError) -> str:
-    """The first problem of a pydantic error, in one line."""
-    problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"]) or "config"
-    if problem["type"] == "extra_forbidden":
-        return f"{where}: there is no such field, got {problem['input']!r}"
-    return f"{where}: {problem['msg']}, got {problem['input']!r}"
+def first_error(error: ValidationError, model: type[BaseModel] | None = None) -> str:
+    """The first problem of a pydantic error, in one line; with ``model``, the nearest names."""
+    field, text = next(problems(error, model))
+    return f"{field or 'config'}: {text}"

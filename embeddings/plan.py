@@ -3,10 +3,10 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from pydantic import ValidationError
 from torch import Tensor
@@ -28,12 +28,14 @@ __all__ = [
     "Group",
     "Plan",
     "array_checksum",
+    "from_plan_file",
     "load_plan",
     "read_plan_file",
     "select",
     "write_plan_file",
 ]
 
+P = TypeVar("P")
 FORMAT, VERSION = "compactrec.plan", 1
 _KEYS = {"format", "version", "features", "groups", "arrays"}
 
@@ -175,7 +177,7 @@ class Plan:
         try:
             features = tuple(Feature.model_validate(f) for f in value["features"])
         except ValidationError as error:
-            raise ValueError(f"plan: feature {first_error(error)}") from None
+            raise ValueError(f"plan: feature {first_error(error, Feature)}") from None
         groups = tuple(_group(g) for g in value["groups"])
         return Plan(features, groups, {name: arrays[name] for name in value["arrays"]})
 
@@ -186,7 +188,8 @@ class Plan:
     @staticmethod
     def load(path: str | Path) -> "Plan":
         """Read a plan that :meth:`save` wrote."""
-        return Plan.from_json(*read_plan_file(path))
+        read = read_plan_file(path)
+        return from_plan_file(path, lambda: Plan.from_json(*read))
 
 
 AnyPlan: TypeAlias = "Plan | RoutedPlan"
@@ -199,9 +202,16 @@ def load_plan(path: str | Path) -> "AnyPlan":
     from compactrec.embeddings.routed import RoutedPlan
 
     value, arrays = read_plan_file(path)
-    if value.get("format") == ROUTED:
-        return RoutedPlan.from_json(value, arrays)
-    return Plan.from_json(value, arrays)
+    kind: type[Plan | RoutedPlan] = RoutedPlan if value.get("format") == ROUTED else Plan
+    return from_plan_file(path, lambda: kind.from_json(value, arrays))
+
+
+def from_plan_file(path: str | Path, make: Callable[[], P]) -> P:
+    """What ``make`` makes of the content of a plan file; errors name the file."""
+    try:
+        return make()
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def write_plan_file(path: str | Path, value: Mapping[str, Any], arrays: Arrays) -> None:
@@ -224,7 +234,12 @@ def read_plan_file(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]
     path = Path(path)
     try:
         value = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    except OSError as error:
+        raise ValueError(
+            f"the plan {path} cannot be read ({error.strerror}); give the path of a plan file, as "
+            f"'compactrec plan', 'compactrec search' and Plan.save write it"
+        ) from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not JSON ({error}); expected a plan file") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} is not a plan file: expected a JSON object")

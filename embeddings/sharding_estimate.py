@@ -42,7 +42,8 @@ class RankCost:
     largest: str = ""
     """The table that takes most of it."""
     largest_bytes: int = 0
-    largest_is_replicated: bool = False
+    largest_kind: str = ""
+    """How that table is sharded, in torchrec's words."""
     replicated_bytes: int = 0
     """Of ``num_bytes``, those of tables that every rank has a copy of."""
 
@@ -91,19 +92,21 @@ def check_fits(costs: list[RankCost], rank_memory_bytes: int | None) -> None:
 
 def _way_out(worst: RankCost, costs: list[RankCost], rank_memory_bytes: int) -> str:
     """What makes it fit. More ranks share what is sharded; each one has all that is replicated."""
-    if worst.largest_is_replicated:
+    if worst.largest_kind == "data_parallel":
         return "that table is replicated, which more ranks do not change: shard it"
     if worst.replicated_bytes >= rank_memory_bytes:
         return (
             f"replicated tables alone take {worst.replicated_bytes:,} bytes of every rank: shard "
             f"the largest of them"
         )
-    if worst.largest_bytes > rank_memory_bytes:
-        return "that table alone is too large: shard it row_wise over more ranks"
     sharded = sum(cost.num_bytes - cost.replicated_bytes for cost in costs)
     num = -(-sharded // (rank_memory_bytes - worst.replicated_bytes))
+    by_rows = worst.largest_kind == "row_wise"
+    if worst.largest_bytes > rank_memory_bytes and not by_rows:
+        return f"it alone is too large: shard that table row_wise, over {max(num, 2)} ranks or more"
     if num <= len(costs):
-        return "the ranks together have room: shard that table row_wise"
+        others = "that table is row_wise, so shard the others so too"
+        return f"the ranks together have room: {others if by_rows else 'shard that table row_wise'}"
     return f"{num} ranks or more could hold all of it"
 
 
@@ -134,7 +137,7 @@ def add_bytes(
             cost.num_shards += 1
             if all_of_it > cost.largest_bytes:
                 cost.largest, cost.largest_bytes = config.name, all_of_it
-                cost.largest_is_replicated = replicated
+                cost.largest_kind = chosen.sharding_type
 
 
 def _add(

@@ -253,10 +253,10 @@ def _by_bytes(
         why = f" ({str(error).strip().splitlines()[0].strip(' .')})" if error else ""
         raise ValueError(
             f"sharding: there is no place for {tables_in_words(configs, optimizer)}, on "
-            f"{ranks.num} rank(s) with rank_memory_bytes {sharding.rank_memory_bytes}: not for "
-            f"torchrec's planner, which counts activations too{why}, and not for their weights "
-            f"and optimizer state alone; start more processes, allow more memory, or take a "
-            f"smaller budget"
+            f"{ranks.num} rank(s) with rank_memory_bytes {sharding.rank_memory_bytes} "
+            f"(--rank-memory): not for torchrec's planner, which counts activations too{why}, and "
+            f"not for their weights and optimizer state alone; start more processes, allow more "
+            f"memory, or take a smaller budget"
         ) from error
     return _made(configs, is_weighted, generators, ranks, dict.fromkeys(generators, whole))
 

@@ -118,6 +118,15 @@ class SingleFeature(nn.Module):
             padding_idx=padding_idx,
         )
 
+    def __getattr__(self, name: str) -> Any:
+        if name == "weight":
+            raise AttributeError(
+                f"a compressed layer has no weight with a row for every id, and so no 'weight' "
+                f"({type(self).__name__}): layer.materialize() computes that table, materialize("
+                f"model) puts plain layers back, and layer.parameters() are what it trains"
+            )
+        return super().__getattr__(name)
+
     @property
     def num_embeddings(self) -> int | None:
         """Size of the vocabulary; None for an open one."""

@@ -39,7 +39,7 @@ What = str | Plan | Mapping[str, MethodConfig]
 
 
 class NoEffectWarning(UserWarning):
-    """``compress`` found nothing to replace."""
+    """``compress`` found nothing to replace, or an optimizer has nothing of the model."""
 
 
 def compress(
@@ -84,7 +84,7 @@ def compress(
             matches nothing.
 
     Warns:
-        NoEffectWarning: nothing was replaced.
+        NoEffectWarning: nothing was replaced, or an optimizer holds no parameter of the model.
 
     Example::
 
@@ -104,6 +104,7 @@ def compress(
     assert done.plan is not None
     built = build(asked, done.plan)
     check_optimizers(built, optimizers)
+    _warn_of_strangers(model, optimizers)
     not_held = num_not_held([table.weight for table in asked], built, optimizers)
     dropped = rewire_optimizers(built.parameters, optimizers)
     result = install(model, built)
@@ -132,6 +133,19 @@ def plan_swap(
     """
     sizing = Sizing(budget_bytes, counts, options, min_num_ids)
     return _planned(model, what, sizing, names, max_bags)[1]
+
+
+def _warn_of_strangers(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    """Say which optimizers train nothing of the model, one of another model above all."""
+    own = {id(parameter) for parameter in model.parameters()}
+    for i, optimizer in enumerate(optimizers):
+        if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+            warnings.warn(
+                f"optimizers[{i}] ({type(optimizer).__name__}) holds no parameter of this model, "
+                f"so it stays as it is; give the optimizers that train this model",
+                NoEffectWarning,
+                stacklevel=3,
+            )
 
 
 def _why_nothing(report: SwapReport, compressed: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 
 from torch import nn
 
-from compactrec.embeddings.arguments import check_model
+from compactrec.embeddings.arguments import check_model, whole_number
 from compactrec.embeddings.core import BagTables
 from compactrec.embeddings.feature import MAX_ID, Feature
 from compactrec.embeddings.single import SingleFeature
@@ -71,6 +71,8 @@ def find_tables(model: nn.Module, max_bags: Mapping[str, int] | None = None) -> 
     Raises ``ValueError`` for a model that is wrapped for several processes.
     """
     check_model(model, "compress")
+    for key, most in (max_bags or {}).items():
+        whole_number(most, f"max_bags[{key!r}]", "give the most ids that a bag of it holds")
     refuse_wrapped(model, "call compress before wrapping: {short}(compress(model, ...))")
     tables: list[FoundTable] = []
     by_weight: dict[int, int] = {}
@@ -96,7 +98,8 @@ def _check_max_bags(max_bags: Mapping[str, int], tables: Sequence[FoundTable]) -
     if keys and idle:  # layers take bags of any length
         raise ValueError(
             f"max_bags has what is no key of an EmbeddingBagCollection: {', '.join(map(str, idle))}"
-            f"; there are {', '.join(keys)}"
+            f"; there are {', '.join(keys)}: keys, not tables, and keys of one table share the "
+            f"largest of theirs"
         )
 
 

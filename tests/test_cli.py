@@ -173,8 +173,49 @@ def test_several_wrong_fields_are_all_named(capsys: Captured, tmp_path: Path, da
     words = ("--data", data, "--out", tmp_path / "o", "--method", "full", "--config", config)
     code, _, err = call(capsys, "train", *words)
     assert code == 1
-    assert "epoch: Extra inputs are not permitted" in err
-    assert "batch_size: Input should be greater than or equal to 1, got 0" in err
+    assert err == (
+        f"error: {config}: epoch: there is no such field; nearest is 'epochs'; "
+        "batch_size: Input should be greater than or equal to 1, got 0\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("botom = [8]", (), "{file}: botom: there is no such field; nearest is 'bottom'"),
+        ("[schedule]\nstar = 1", (), "{file}: schedule.star: there is no such field; there are "),
+        (
+            '[sharding.tables.C1]\nkind = "row_wise"\nplase = 1',
+            (),
+            "{file}: sharding.tables.C1.plase: there is no such field; nearest is 'place'",
+        ),
+        (
+            "dim = 0",
+            ("--table-lr", "-1"),
+            "--table-lr: Input should be greater than 0, got -1.0; ",
+        ),
+        (
+            "dim = 0",
+            ("--dim", "4", "--engine", "slow"),
+            "--engine: Input should be 'eager',",
+        ),
+        ("batch_size = 2", ("--protocol", "dlrm-kaggle"), "batch_size 2 instead of 128"),
+        ("batch_sise = 2", ("--protocol", "dlrm-kaggle"), "{file}: batch_sise: there is no such"),
+        ("botom = [8]", ("--protocol", "dlrm-kaggle"), "{file}: botom: there is no such field"),
+        ("wide = true", ("--protocol", "dlrm-kaggle"), "wide: there is no such field; there are "),
+    ],
+)
+def test_what_is_wrong_is_named_as_it_was_given(
+    capsys: Captured, tmp_path: Path, text: str, options: tuple[str, ...], message: str
+) -> None:
+    """By the file and its key, or by the option."""
+    file = tmp_path / "run.toml"
+    file.write_text(text)
+    words = ("--data", made_criteo(tmp_path / "train.txt"), "--out", tmp_path / "o")
+    budget = () if "--protocol" in options else ("--budget", "1/4")
+    code, _, err = call(capsys, "compare", *words, "--config", file, *budget, *options)
+    assert code == 1
+    assert message.format(file=file) in err, err
 
 
 def test_a_config_file_that_cannot_be_read_says_what_it_is(
@@ -285,7 +326,10 @@ def test_plan_errors(capsys: Captured, data: Path, method: str, budget: str, mes
     [
         (("--rank-memory", "16GB"), "--rank-memory 16GB is the memory of each of --ranks"),
         (("--ranks", "2", "--rank-memory", "1/4"), r"--rank-memory is what one process .*'1/4'"),
-        (("--ranks", "2", "--rank-memory", "1kB"), r"rank_memory_bytes 1000.*start more processes"),
+        (
+            ("--ranks", "2", "--rank-memory", "1kB"),
+            r"largest 't_\w+' with [\d,]+, .* rank_memory_bytes 1000 \(--rank-memory\).*start mo",
+        ),
     ],
 )
 def test_what_does_not_fit_is_not_saved(
@@ -306,6 +350,7 @@ def test_a_plan_that_fits_the_ranks_is_saved(capsys: Captured, tmp_path: Path, d
     code, out, err = call(capsys, "plan", *words, *limits)
     assert code == 0, err
     assert "2 rank(s)" in out
+    assert "Tables alone: their weights" in " ".join(out.split())
     assert path.exists()
 
 
@@ -316,6 +361,8 @@ def test_train_wants_a_plan_or_a_method(capsys: Captured, tmp_path: Path, data: 
     words = ("train", "--data", data, "--out", tmp_path / "run")
     assert "give either --plan FILE, or --method NAME" in call(capsys, *words)[2]
     assert "needs a budget (--budget" in call(capsys, *words, "--method", SOME)[2]
+    gone = tmp_path / "gone.json"
+    assert f"--plan {gone} is not a file; give a plan as" in call(capsys, *words, "--plan", gone)[2]
     both = (*words, "--plan", tmp_path / "p.json", "--budget", "1/4")
     assert "a plan file has its size already" in call(capsys, *both)[2]
 
@@ -462,7 +509,18 @@ def test_tune_then_compare(
         (("--space", "s.toml"), "--space is for tuning, and nothing is tuned; give --trials with"),
         (("--sampler", "tpe", "--trials", 1), "--sampler is for tuning, and nothing is tuned"),
         (("--trials", 2, "--sampler", "grid"), "sampler: Input should be 'sobol' or 'tpe', got"),
-        (("--trials", 2, "--space", "gone.toml"), "gone.toml"),
+        (
+            ("--trials", 2, "--space", "gone.toml"),
+            "space gone.toml cannot be read (No such file or directory); give the path of a TOML",
+        ),
+        (
+            ("--tuned", "gone.json"),
+            "gone.json cannot be read (No such file or directory); give the",
+        ),
+        (
+            ("--tuned", "."),
+            ". cannot be read (Is a directory); give the tune.json that 'compactrec",
+        ),
         (("--trials", 2, "--tuned", "t.json"), "t.json has the settings already, and 2 trials"),
         (
             ("--protocol", "dlrm-kaggle", "--tuned", "t.json"),
@@ -561,7 +619,7 @@ def test_prepare_makes_a_folder_and_says_what_is_in_it(capsys: Captured, tmp_pat
     assert re.search(r"test +100 ", printed)
     code, _, err = call(capsys, *words)
     assert code == 1
-    assert "is a data folder already" in err
+    assert "is a data folder already; choose another folder, or overwrite it (--overwrite" in err
     assert call(capsys, *words, "--overwrite")[0] == 0
 
 

@@ -61,15 +61,9 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, ModuleNotFoundError):
         return _missing(error)
     if isinstance(error, ValidationError):
-        problems = []
-        for problem in error.errors():
-            field = ".".join(str(part) for part in problem["loc"]) or error.title
-            message = problem["msg"].removeprefix("Value error, ")
-            whole = isinstance(problem["input"], dict)  # all settings: the message says which
-            problems.append(
-                f"{field}: {message}" + ("" if whole else f", got {problem['input']!r}")
-            )
-        return "; ".join(problems)
+        from compactrec.words import problems
+
+        return "; ".join(f"{field or error.title}: {text}" for field, text in problems(error))
     if isinstance(error, MemoryError):
         return "not enough memory; use a smaller --batch-size, fewer --jobs or a smaller --dim"
     if isinstance(error, OSError) and "fbgemm" in str(error):

@@ -182,6 +182,7 @@ def plan(
         from compactrec.data.manifest import Manifest
 
         counts = counts_of(made.features, Manifest.load(data).counts(data))
+        picture.parent.mkdir(parents=True, exist_ok=True)
         draw_plan(plan_figures(made, counts), picture, title=f"{method} at {budget}")
     if costs is not None:
         from compactrec.benchmarks.rank_table import rank_table

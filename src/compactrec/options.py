@@ -122,10 +122,15 @@ class TrainOptions:
         )
 
     def given(self) -> dict[str, Any]:
-        """What was asked for: the fields of the TOML file, then the options that are not None."""
+        """What was asked for: the fields of the TOML file, then the options that are not None.
+
+        Raises ValueError for names and values that no model could be trained with.
+        """
         fields = asdict(self)
         file = fields.pop("config")
-        return {**_fields_of(file), **{k: v for k, v in fields.items() if v is not None}}
+        written = _fields_of(file)
+        _check_file(file, written)
+        return {**written, **{k: v for k, v in fields.items() if v is not None}}
 
     def model_words(self) -> str:
         """The options that decide which model is trained, as they stand on a command line."""
@@ -153,25 +158,66 @@ def with_train_options(command: Callable[..., None]) -> Callable[..., None]:
 def train_config(file: Path | None, options: Mapping[str, object]) -> TrainConfig:
     """Defaults, then the fields of the TOML file, then the options that are not None."""
     from compactrec.benchmarks.config import TrainConfig
+    from compactrec.models import get_model
+    from compactrec.words import validated
 
     given = {name: value for name, value in options.items() if value is not None}
-    return TrainConfig.model_validate({**_fields_of(file), **given, "method": "full"})
+    written = _fields_of(file)
+    words = _option_words()
+
+    def where(field: str) -> tuple[str, str]:
+        name = field.partition(".")[0]
+        if name in given:
+            return "", words.get(name, f"--{name}")
+        return str(file) if name in written else "", field
+
+    fields = {**written, **given, "method": "full"}
+    model = get_model(str(fields.get("model", TrainConfig.model_fields["model"].default)))
+    return validated(TrainConfig, fields, where, model.config.model_fields)
+
+
+def _check_file(file: Path | None, written: Mapping[str, Any]) -> None:
+    """Each field by itself, as what goes together is known with the rest alone."""
+    from pydantic import ValidationError
+
+    from compactrec.benchmarks.config import TrainConfig
+    from compactrec.models import get_model, model_names
+    from compactrec.words import problems
+
+    options = {name for model in model_names() for name in get_model(model).config.model_fields}
+    options -= TrainConfig.model_fields.keys()
+    training = {name: value for name, value in written.items() if name not in options}
+    try:
+        TrainConfig.model_validate({**training, "data": "data", "out": "out", "method": "full"})
+    except ValidationError as error:
+        found = [f"{f}: {text}" for f, text in problems(error, TrainConfig, options) if f]
+        if found:
+            raise ValueError(f"{file}: {'; '.join(found)}") from error
+
+
+def _option_words() -> dict[str, str]:
+    """How a field of training is called on the command line: ``--table-lr``."""
+    words = {}
+    for name, parameter in inspect.signature(TrainOptions, eval_str=True).parameters.items():
+        (option,) = parameter.annotation.__metadata__
+        # Typer takes the first word for a default until it makes a command of it.
+        declared = [option.default, *(option.param_decls or ())]
+        found = [word for word in declared if isinstance(word, str) and word.startswith("--")]
+        words[name] = found[0] if found else f"--{name.replace('_', '-')}"
+    return words
 
 
 def _fields_of(file: Path | None) -> dict[str, Any]:
-    import tomllib
+    from compactrec.words import read_toml
 
     if file is None:
         return {}
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(
-            f"--config {file} cannot be read ({error.strerror}); give the path of a TOML file with "
-            f"fields of the training config, such as batch_size = 2048, or leave --config out"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not valid TOML: {error}") from error
+    return read_toml(
+        file,
+        "--config",
+        "give the path of a TOML file with fields of the training config, such as "
+        "batch_size = 2048, or leave --config out",
+    )
 
 
 def tuning_of(

@@ -123,7 +123,10 @@ def test_unknown_names_and_broken_files(tmp_path: Path) -> None:
         load_protocol("criteo")
     path = tmp_path / "mine.toml"
     path.write_text("title = ")
-    with pytest.raises(ValueError, match=r"mine\.toml is no protocol file"):
+    with pytest.raises(ValueError, match=r"mine\.toml is not valid TOML"):
+        read_protocol(path)
+    path.write_text('titel = "x"\n')
+    with pytest.raises(ValueError, match=r"mine.toml is no protocol file: titel: .* 'title'; titl"):
         read_protocol(path)
 
 

@@ -68,13 +68,14 @@ def test_a_file_that_is_no_space_is_refused_by_name(
 ) -> None:
     with pytest.raises(ValueError, match=message) as error:
         space(tmp_path, text)
-    assert str(error.value).startswith(str(tmp_path / "space.toml"))
+    assert str(error.value).removeprefix("space ").startswith(str(tmp_path / "space.toml"))
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("speed = { choices = [1, 2] }", "'speed' is neither a field .* of model 'dlrm'; fields"),
+        ("table_decai = { choices = [1, 2] }", r"'dlrm' \(nearest are 'table_decay', .*\); fields"),
         ("dropout = { choices = [0.1, 0.2] }", "'dropout' is neither .* options are bottom, top"),
         ("embedding_decay = { times = [0.1, 10] }", "embedding_decay: times multiplies what .* 0"),
         ("batch_size = { integers = [0, 9] }", "batch_size cannot be 0: Input should be greater"),
@@ -88,7 +89,7 @@ def test_a_file_that_is_no_space_is_refused_by_name(
 def test_what_does_not_fit_the_training_is_refused_by_name(
     tmp_path: Path, text: str, message: str
 ) -> None:
-    with pytest.raises(ValueError, match=f"space: .*{message}"):
+    with pytest.raises(ValueError, match=rf"^space .*space.toml: .*{message}"):
         space(tmp_path, text).resolve(config())
 
 

@@ -175,7 +175,9 @@ def test_settings_that_do_not_go_together_fail_for_every_cell_alike(base: TrainC
     for cell in file.cells:
         (bad,) = [trial for trial in cell.trials if trial.validation_auc is None]
         assert bad.settings == {"table_learning_rate": 2.0, "table_decay": 0.9}
-        assert "table_learning_rate 2 times table_decay 0.9 must be below 1" in (bad.reason or "")
+        assert "(--table-lr) 2 times table_decay (--table-decay) 0.9 must be below 1" in (
+            bad.reason or ""
+        )
         assert bad.path == ""
     assert len(runner.configs) == 3 * len(file.cells)
 
@@ -242,7 +244,10 @@ def test_a_file_of_something_else_is_refused(base: TrainConfig, tmp_path: Path) 
     )
     refused(f"has no .*{SOME} at 1/8.*; tune with the same --methods", budgets=("1/4", "1/8"))
     refused(f"has no {SOME}:threshold=7 at 1/4", methods=(f"{SOME}:threshold=7",))
-    refused("there is no .*gone.json; 'compactrec tune' writes", tuned=tmp_path / "gone.json")
+    refused(
+        "gone.json cannot be read .*; give the tune.json that 'compactrec tune' writes",
+        tuned=tmp_path / "gone.json",
+    )
     refused("has the settings already, and 3 trials were", tuning=Tuning(num_trials=3))
     broken = tmp_path / "broken.json"
     broken.write_text(path.read_text().replace("compactrec.tune", "compactrec.tuna"))

@@ -187,3 +187,14 @@ def test_last_offset_is_needed_where_it_is_announced() -> None:
     bag = CompressedEmbeddingBag(10, 4, include_last_offset=True)
     with pytest.raises(ValueError, match="needs at least one offset"):
         bag(torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long))
+
+
+def test_a_compressed_layer_says_what_stands_for_its_weight() -> None:
+    for layer in (CompressedEmbedding(NUM_IDS, 8), CompressedEmbeddingBag(NUM_IDS, 8)):
+        assert not hasattr(layer, "weight")
+        with pytest.raises(
+            AttributeError, match=r"no 'weight' \(Compr.*materialize\(\) computes th"
+        ):
+            _ = layer.weight
+        with pytest.raises(AttributeError, match="has no attribute 'weights'"):
+            _ = layer.weights

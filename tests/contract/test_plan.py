@@ -13,6 +13,7 @@ from compactrec.embeddings import (
     Group,
     Plan,
     all_method_names,
+    load_plan,
 )
 from compactrec.embeddings.registry import config_from_dict, get_method
 from tests.cases import CASES, METHODS
@@ -152,6 +153,23 @@ def test_damaged_plans_are_refused(case: Case, tmp_path: Path) -> None:
     broken.write_text("[]")
     with pytest.raises(ValueError, match=r"broken.json is not a plan file: expected a JSON object"):
         Plan.load(broken)
+
+
+def test_a_plan_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    with pytest.raises(ValueError, match=r"plan .*plan.json cannot be read \(No such file.*; give"):
+        Plan.load(path)
+    Plan((Feature(name="a", num_ids=9, dim=4),), (Group(("a",), FullConfig()),)).save(path)
+    written = json.loads(path.read_text())
+    written["groups"][0]["config"]["inits"] = None
+    for value, message in (
+        (written, "full: inits: there is no such field; nearest is 'init'"),
+        (written | {"features": [{"nam": "a", "num_ids": 9}]}, "plan: feature nam: .* 'name'"),
+    ):
+        path.write_text(json.dumps(value))
+        for load in (Plan.load, load_plan):
+            with pytest.raises(ValueError, match=rf"plan.json: {message}"):
+                load(path)
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8], ids=str)

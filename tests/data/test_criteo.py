@@ -187,7 +187,7 @@ def test_formats_of_the_same_rows_give_the_same_folder(tmp_path: Path) -> None:
         ({"protocol": "dlrm-kaggle", "mode": "hashed"}, "'dlrm-kaggle' fixes its vocabularies"),
         ({"protocol": "compactrec", "max_ind_range": 7}, "belongs to protocol 'dlrm-kaggle'"),
         ({"protocol": "criteo"}, "no protocol 'criteo'; there are"),
-        ({"num_ids": 5}, "num_ids is for mode 'hashed'"),
+        ({"num_ids": 5}, r"num_ids \(--num-ids\) is for mode 'hashed'"),
     ],
 )
 def test_protocols_are_not_mixed(tmp_path: Path, options: dict[str, object], words: str) -> None:

@@ -63,7 +63,9 @@ def write(folder: Path, lines: list[str], name: str = "train.txt") -> Path:
 def test_malformed_row(tmp_path: Path, bad: str, words: str, block_bytes: int) -> None:
     source = write(tmp_path, [*GOOD[:23], bad, *GOOD[23:]])
     out = tmp_path / "out"
-    with pytest.raises(ValueError, match=rf"train.txt, line 24: {words}.*on_bad_row='skip'"):
+    with pytest.raises(
+        ValueError, match=rf"train.txt, line 24: {words}.*--on-bad-row skip, in Python on_"
+    ):
         prepare([source], "criteo", out, PrepareOptions(block_bytes=block_bytes))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["train.txt"]
 

@@ -83,7 +83,11 @@ def test_shipped() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("threshold = 4", "treshold = 4", "label.treshold: Extra inputs are not permitted"),
+        (
+            "threshold = 4",
+            "treshold = 4",
+            "label.treshold: there is no such field; nearest is 'threshold'",
+        ),
         ("threshold = 4\n", "", "label.drop needs label.threshold"),
         ('fields = ["user", "item_{0..2}", "stars", "note"]', "", "needs `fields`"),
         ('"stars", "note"]', '"user"]', r"`fields` must be distinct, \['user'\]"),

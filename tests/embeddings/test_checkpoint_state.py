@@ -201,3 +201,18 @@ def test_a_path_is_no_folder_of_checkpoints(tmp_path: Path) -> None:
         load_checkpoint("runs", model)  # type: ignore[arg-type] # the error is what is tested
     with pytest.raises(TypeError, match=message):
         save_checkpoint("runs", model, step=1)  # type: ignore[arg-type] # the error is what is tested
+
+
+def test_state_that_no_optimizer_takes_is_named(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 4))
+    adam = torch.optim.Adam(model.parameters())
+    model(torch.ones(5, 3)).sum().backward()
+    adam.step()
+    with CheckpointFolder(tmp_path / "c", {}) as folder:
+        save_checkpoint(folder, model, [adam], step=1)
+        half = torch.optim.Adam(model[1].parameters())
+        for given, names in (([], "0.weight, 0.bias, 1.weight"), ([half], "0.weight, 0.bias, whi")):
+            with pytest.warns(UserWarning, match=f"holds optimizer state of {names}.*left out; gi"):
+                load_checkpoint(folder, model, given)
+        assert load_checkpoint(folder, model, [adam]) is not None
+        assert load_checkpoint(folder, model) is not None  # asked for the weights alone

@@ -74,7 +74,7 @@ def test_adam_and_decay_are_refused() -> None:
 @pytest.mark.usefixtures("group")
 @pytest.mark.parametrize(
     ("kind", "copies", "text"),
-    [("row_wise", 1, "alone is too large: shard it"), ("data_parallel", 2, "which more ranks do")],
+    [("row_wise", 1, "2 ranks or more could hold"), ("data_parallel", 2, "which more ranks do")],
 )
 def test_more_memory_than_a_rank_has_is_refused(kind: str, copies: int, text: str) -> None:
     num_bytes = 4 * copies * (400 * 16 + 101 * 8 + 3 * 4)

@@ -85,7 +85,7 @@ def test_what_does_not_fit_is_named() -> None:
     sharding = Sharding.model_validate({"default": "table_wise"})
     costs = estimate(PLAN, sharding, Ranks(2), "sgd", batch_size=64)
     check_fits(costs, 64_000)
-    with pytest.raises(ValueError, match=r"63,999; its largest .* 't_a__id'; that table alone"):
+    with pytest.raises(ValueError, match=r"63,999; its largest .* 't_a__id'; it alone is too"):
         check_fits(costs, 63_999)
 
 
@@ -142,7 +142,7 @@ def test_what_is_left_to_the_planner_keeps_to_the_memory(optimizer: Any) -> None
         (2, 40_192, "; 3 ranks or more could hold all of it, or take a smaller budget"),
         (3, 30_192, "; 4 ranks or more could"),
         (5, 16_192, "; 7 ranks or more could"),
-        (5, 12_000, "that table alone is too large: shard it row_wise over more ranks"),
+        (5, 12_000, "; 9 ranks or more could"),  # its parts are too large, and row_wise already
         (3, 192, "replicated tables alone take 192 bytes of every rank: shard the largest of"),
     ],
 )
@@ -159,6 +159,14 @@ def test_a_poor_balance_is_to_be_mended_first() -> None:
     costs = estimate(PLAN, sharding, Ranks(2), "sgd", batch_size=64)
     with pytest.raises(ValueError, match="the ranks together have room: shard that table row_wise"):
         check_fits(costs, 64_000)
+    with pytest.raises(
+        ValueError, match="too large: shard that table row_wise, over 4 ranks or mo"
+    ):
+        check_fits(costs, 30_192)
+    given = {"default": {"kind": "table_wise", "place": 0}, "tables": {"t_[ab]__.*": "row_wise"}}
+    costs = estimate(PLAN, Sharding.model_validate(given), Ranks(2), "sgd", batch_size=64)
+    with pytest.raises(ValueError, match="have room: that table is row_wise, so shard the others"):
+        check_fits(costs, 48_100)
 
 
 def test_a_replicated_table_that_is_the_largest_is_to_be_sharded() -> None:

@@ -280,7 +280,12 @@ def test_wrong_types() -> None:
             {"what": SMALLER, "max_bags": {"item": 3, "typo": 3}},
             ValueError,
             "max_bags has what is no key of an EmbeddingBagCollection: typo; there are item, "
-            "last_item, tag",
+            "last_item, tag: keys, not tables, and keys of one table share the largest of theirs",
+        ),
+        (
+            {"what": SMALLER, "max_bags": {"item": "3"}},
+            TypeError,
+            "max_bags['item'] must be a whole number, got '3'; give the most ids that a bag of it",
         ),
     ],
 )
@@ -306,6 +311,18 @@ def test_what_is_no_model_and_no_list_of_optimizers() -> None:
         with pytest.raises(TypeError, match=message):
             compress(model, SMALLER, report=report)  # type: ignore[arg-type] # the error is what is tested
     assert type(model.user) is nn.Embedding
+
+
+def test_an_optimizer_of_another_model_is_named() -> None:
+    model, other = Mixture(), Mixture()
+    mine = torch.optim.Adagrad(model.parameters(), lr=0.1)
+    dense = torch.optim.SGD(model.output.parameters(), lr=0.1)
+    strange = torch.optim.SGD(other.parameters(), lr=0.1)
+    with pytest.warns(
+        NoEffectWarning, match=r"optimizers\[2\] \(SGD\) holds no parameter of th"
+    ) as e:
+        compress(model, SMALLER, optimizers=[mine, dense, strange], report=False)
+    assert len(e) == 1
 
 
 def test_rules_names_and_sizes_choose_tables() -> None:
