@@ -24,10 +24,10 @@ from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from compactrec.benchmarks.bench_file import write_bench
-from compactrec.benchmarks.bench_tables import Collection, collection_of
+from compactrec.benchmarks.bench_tables import Collection, collection_of, contenders
 from compactrec.benchmarks.memory import keep_freed_memory
 from compactrec.benchmarks.table_inputs import features, fresh, make_kjts, zipf_batches
-from compactrec.embeddings import Feature, method_names
+from compactrec.embeddings import Feature
 
 __all__ = ["main", "measure", "step"]
 
@@ -62,7 +62,10 @@ def step(collection: Collection, kjt: KeyedJaggedTensor, gradient: Tensor, times
 def measure(of: tuple[Feature, ...], batch: int, rounds: int) -> dict[str, dict[str, float]]:
     """Median milliseconds of every part, by method."""
     kjts = make_kjts(of, zipf_batches(of, batch, 8))
-    collections = {name: collection_of(of, name, "auto") for name in method_names()}
+    collections = {
+        name: collection_of(of, method, "auto", options)
+        for name, (method, options) in contenders(of[0].dim).items()
+    }
     gradient = torch.randn(batch, sum(f.dim for f in of)) * 1e-3
     found: dict[str, Times] = {name: {} for name in collections}
     for turn in range(rounds + WARM_UP):

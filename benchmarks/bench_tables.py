@@ -12,8 +12,9 @@ back at every step, which adds the system's work on large temporaries to every c
 * ``embedding_bag``: ``nn.EmbeddingBag(sparse=True)`` per table, ``torch.optim.SGD``;
 * ``torchrec_fused``: torchrec's FusedEmbeddingBagCollection;
 * ``fbgemm``: the raw table-batched operator;
-* each method: CompressedEmbeddingBagCollection, engine ``fused`` with the kernel that ``--kernel``
-  says, at a quarter of full's bytes. ``ratio_to_physical``: to the step of its physical tables
+* each method, and ``unified`` with two chunks beside the one that it has where nothing is asked
+  for: CompressedEmbeddingBagCollection, engine ``fused`` with the kernel that ``--kernel`` says, at
+  a quarter of full's bytes. ``ratio_to_physical``: to the step of its physical tables
   alone, under the same kernel, on rows that were worked out before: what rewrite, combine and the
   batches cost.
 """
@@ -21,7 +22,7 @@ back at every step, which adds the system's work on large temporaries to every c
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,16 @@ from compactrec.embeddings import (
 )
 from compactrec.embeddings.fused_tables import Kernel
 
-__all__ = ["PHYSICAL", "collection_of", "described", "main", "measure", "physical", "whole"]
+__all__ = [
+    "PHYSICAL",
+    "collection_of",
+    "contenders",
+    "described",
+    "main",
+    "measure",
+    "physical",
+    "whole",
+]
 
 LEARNING_RATE = 0.01
 PHYSICAL = " physical tables"
@@ -129,12 +139,23 @@ def torchrec_fused(collection: FusedEmbeddingBagCollection) -> Step:
     return step
 
 
-def collection_of(of: tuple[Feature, ...], method: str, kernel: Kernel) -> Collection:
+def contenders(dim: int) -> dict[str, tuple[str, dict[str, int]]]:
+    """A method and its options by the name of what is measured.
+
+    Vectors of ``unified`` are one chunk where nothing is asked for; it is there with two as well.
+    """
+    methods: dict[str, tuple[str, dict[str, int]]] = {name: (name, {}) for name in method_names()}
+    return {**methods, "unified_two_chunks": ("unified", {"dim": dim // 2})}
+
+
+def collection_of(
+    of: tuple[Feature, ...], method: str, kernel: Kernel, options: Mapping[str, int] | None = None
+) -> Collection:
     """A method under the fused engine, at a quarter of the bytes."""
     counts = {f.name: np.arange(f.num_ids or 1, 0, -1) for f in of}
     plan = full_plan(of)
     if method != "full":
-        plan = make_plan(method, of, size(plan).serving_bytes // 4, counts=counts)
+        plan = make_plan(method, of, size(plan).serving_bytes // 4, counts=counts, options=options)
     return CompressedEmbeddingBagCollection(
         plan,
         engine="fused",
@@ -185,8 +206,8 @@ def measure(
     }
     batches = zipf_batches(of, batch, 8)
     kjts = make_kjts(of, batches)
-    for name in method_names():
-        collection = collection_of(of, name, kernel)
+    for name, (method, options) in contenders(of[0].dim).items():
+        collection = collection_of(of, method, kernel, options)
         table_bytes = size(collection.plan).serving_bytes
         steps[name] = (whole(collection), table_bytes)
         steps[name + PHYSICAL] = (physical(collection, kjts), table_bytes)

@@ -68,12 +68,21 @@ def test_contenders_take_the_step_of_sgd(name: str) -> None:
         torch.testing.assert_close(found, wanted)
 
 
-@pytest.mark.parametrize("method", method_names())
-def test_the_parts_of_a_step_are_the_step(method: str) -> None:
+def test_unified_is_there_with_one_chunk_and_with_two() -> None:
+    named = bench_tables.contenders(FEATURES[0].dim)
+    assert set(named) - set(method_names()) == {"unified_two_chunks"}
+    for name, chunks in (("unified", 1), ("unified_two_chunks", 2)):
+        made = collection_of(FEATURES, *named[name][:1], "auto", named[name][1])
+        assert len(made.rewrite.ids.part_keys) == chunks * len(FEATURES)
+
+
+@pytest.mark.parametrize("name", bench_tables.contenders(FEATURES[0].dim))
+def test_the_parts_of_a_step_are_the_step(name: str) -> None:
     kjt = make_kjts(FEATURES, BATCHES)[0]
     torch.manual_seed(0)
-    whole = collection_of(FEATURES, method, "auto")
-    parts = collection_of(FEATURES, method, "auto")
+    method, options = bench_tables.contenders(FEATURES[0].dim)[name]
+    whole = collection_of(FEATURES, method, "auto", options)
+    parts = collection_of(FEATURES, method, "auto", options)
     parts.load_state_dict(whole.state_dict())
     start = {name: tensor.clone() for name, tensor in whole.state_dict().items()}
     times: bench_table_parts.Times = {}
@@ -105,12 +114,12 @@ def test_physical_tables_are_those_rows_alone() -> None:
 def test_every_contender_has_a_row() -> None:
     rows = bench_tables.measure(FEATURES, BATCH, 1, "auto")
     peers = {"embedding_bag", "torchrec_fused", "fbgemm"}
-    assert set(rows) == {*peers, *method_names()}
+    assert set(rows) == {*peers, *bench_tables.contenders(FEATURES[0].dim)}
     for name, row in rows.items():
         assert ("ratio_to_physical" in row) == (name not in peers)
     full = rows["full"]["table_bytes"]
     assert full == size(full_plan(FEATURES)).serving_bytes
-    assert all(rows[n]["table_bytes"] <= full / 4 for n in method_names() if n != "full")
+    assert all(rows[n]["table_bytes"] <= full / 4 for n in {*rows} - peers - {"full"})
     assert all(rows[n]["table_bytes"] == full for n in peers)
 
 

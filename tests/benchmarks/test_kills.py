@@ -2,7 +2,8 @@
 
 `test_train.py` kills at chosen places; here the moment is a random time. Two kills are tried: of
 one process in a loop that saves asynchronously, inside a save, and of one of two sharded ones in
-`train`, after a save. ``COMPACTREC_SHARDED=all`` tries twenty more, at any moment.
+`train`, after a save. ``COMPACTREC_SHARDED=all`` tries twenty more, at any moment, and
+``COMPACTREC_SHARDED_RESULTS=<folder>`` gets a file of them.
 """
 
 import json
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from compactrec.benchmarks.bench_file import write_bench
 
 ROOT = Path(__file__).resolve().parents[2]
 EVERY = os.environ.get("COMPACTREC_SHARDED") == "all"
@@ -54,6 +57,8 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_weights(data: Path, tmp_
     assert found["saving"][0]["torn"], "the kill was not inside a save"
     for name, kills in found.items():
         assert any(kill["step"] for kill in kills), f"{name} was never killed after a save"
+    if folder := os.environ.get("COMPACTREC_SHARDED_RESULTS"):
+        write_bench(Path(folder) / "kills.json", 1, {"all": EVERY, "kills": found})
     if EVERY:
         assert any(kill["torn"] for kill in found["loop"]), "no kill was inside a save"
         assert any(kill["torn"] for kill in found["sharded-loop"]), "no kill was inside a save"
