@@ -1,6 +1,6 @@
 """From a :class:`Sharding` to torchrec's plan of one collection's tables, and what it costs.
 
-What torchrec can do with pooled tables, tried with torchrec 1.8 (docs/sharding.md):
+What torchrec 1.8 can do with pooled tables (docs/sharding.md); the column of CPUs was tried:
 
 =================  ============================  ============================================
 kind               CPU (gloo)                    GPU (nccl)
