@@ -66,6 +66,8 @@ class OptimizerNames:
             if _TABLE in name and "sum" in state:
                 sums = state["sum"]  # of torchrec's row-wise Adagrad: (rows, 1)
                 found[f"{name}.momentum1"] = sums.view(-1) if sums.shape[1] == 1 else sums
+                if _group_of(optimizer, parameter).get("lr_decay"):
+                    found[f"{name}.step"] = torch.as_tensor(state["step"])
                 continue
             for key, value in state.items():
                 if value is not None:  # SGD keeps a momentum of None
@@ -125,8 +127,8 @@ class OptimizerNames:
             begin = f"{name}."
             given = {k.removeprefix(begin): t for k, t in tensors.items() if k.startswith(begin)}
             state = optimizer.state[parameter]
-            if _TABLE in name and "momentum1" in given and "sum" in state:
-                state["sum"].copy_(given["momentum1"].view(state["sum"].shape))
+            if _TABLE in name and "momentum1" in given:
+                _put_sums(state, parameter, given)
                 continue
             state.clear()
             for key, value in given.items():
@@ -150,12 +152,28 @@ def _parameters(optimizer: Any) -> Iterator[nn.Parameter]:
         yield from group["params"]
 
 
+def _group_of(optimizer: Any, parameter: nn.Parameter) -> Mapping[str, Any]:
+    groups = (g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
+    found: Mapping[str, Any] = next(groups)
+    return found
+
+
+def _put_sums(state: dict[str, Any], parameter: nn.Parameter, given: Mapping[str, Tensor]) -> None:
+    """A table's accumulator, as torch's or torchrec's Adagrad calls it, made or not made yet."""
+    sums = given["momentum1"]
+    if "sum" in state:
+        state["sum"].copy_(sums.view(state["sum"].shape))
+    else:
+        whole = sums.numel() == parameter.numel()
+        state["sum"] = sums.view(parameter.shape if whole else (-1, 1)).to(parameter.device)
+    state["step"] = given.get("step", state.get("step", torch.tensor(0.0)))
+
+
 def _kind_outside(name: str, optimizer: Any, parameter: nn.Parameter) -> str:
     kind = type(optimizer).__name__
     if _TABLE not in name:
         return kind
-    groups = (g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
-    momentum = " with momentum" if next(groups).get("momentum") else ""
+    momentum = " with momentum" if _group_of(optimizer, parameter).get("momentum") else ""
     return _KINDS.get(kind, kind) + momentum
 
 
