@@ -205,6 +205,10 @@ class CompressedEmbeddingBag(SingleFeature):
 
 def _whole(given: Tensor, what: str) -> Tensor:
     """As int64. Other types are refused: 1.5 would be cut to 1, and a mask to 0 and 1."""
+    if not isinstance(given, Tensor):
+        raise TypeError(
+            f"{what} must be a tensor, got {type(given).__name__}; write torch.tensor({what})"
+        )
     if given.dtype not in (torch.int32, torch.int64):
         raise ValueError(
             f"{what} must be int32 or int64, got {given.dtype}; convert them with .long() if they "

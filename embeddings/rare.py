@@ -79,7 +79,7 @@ def _from_budget(task: SizingTask) -> Assignments:
     if task.counts is None:
         raise ValueError(
             "rare: training frequencies are needed to know the rare ids; pass "
-            "make_plan(..., counts={feature name: int64 array of num_ids counts})"
+            "counts={feature name: int64 array of num_ids counts}"
         )
     for feature in task.features:
         require_vocabulary("rare", (feature,))

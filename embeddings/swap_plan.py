@@ -57,15 +57,15 @@ def asked_plan(
 
     Raises ``ValueError`` for what does not fit the tables, and ``TypeError`` for anything else.
     """
+    if not isinstance(what, (str, Plan, Mapping)):
+        raise TypeError(
+            f"compress takes the name of a method, a Plan, or rules from names to configs; got "
+            f"{what!r}"
+        )
     if not isinstance(what, str):
         _refuse_sizing(sizing, rules=isinstance(what, Mapping))
     if isinstance(what, Plan):
         return _checked(what, tables, compressed)
-    if not isinstance(what, (str, Mapping)):
-        raise TypeError(
-            f"compress takes the name of a method, a Plan, or rules from names to configs; got "
-            f"{type(what).__name__}"
-        )
     if isinstance(what, Mapping):
         _check_rules(what)
     if not tables:

@@ -122,6 +122,10 @@ def test_only_integers_are_ids_and_offsets(dtype: torch.dtype) -> None:
     ids, offsets = torch.tensor([0, 1]), torch.tensor([0, 1])
     message = f"must be int32 or int64, got {dtype}; convert them with"
     bag = CompressedEmbeddingBag(NUM_IDS, 8)
+    with pytest.raises(
+        TypeError, match=r"^ids must be a tensor, got list; write torch.tensor\(ids\)"
+    ):
+        CompressedEmbedding(NUM_IDS, 8)([0, 1])
     with pytest.raises(ValueError, match=f"^ids {message}"):
         CompressedEmbedding(NUM_IDS, 8)(ids.to(dtype))
     with pytest.raises(ValueError, match=f"^ids {message}"):

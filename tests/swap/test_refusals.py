@@ -224,6 +224,8 @@ def test_what_does_not_fit_the_model(what: Any, arguments: dict[str, Any], messa
 def test_wrong_types() -> None:
     with pytest.raises(TypeError, match="compress takes the name of a method, a Plan, or rules"):
         compress(Mixture(), 3)  # type: ignore[arg-type] # the error is what is tested
+    with pytest.raises(TypeError, match=r"rules from names to configs; got None$"):
+        compress(Mixture(), None, budget_bytes=4)  # type: ignore[arg-type] # as above
     with pytest.raises(TypeError, match=r"a list of names, got 'user'; write \['user'\]"):
         compress(Mixture(), SMALLER, names="user")
 
