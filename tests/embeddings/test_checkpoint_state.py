@@ -1,5 +1,6 @@
 """Checkpoints of whole models: what another optimizer or another model is told."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,8 @@ from compactrec.embeddings import (
 from compactrec.embeddings.checkpoint_state import load_checkpoint, save_checkpoint
 from compactrec.embeddings.checkpointing import CheckpointError, CheckpointFolder
 from tests.contract.support import make_batch
+from tests.embeddings import exact_resume
+from tests.run_code import run_ranks
 
 FEATURES = [
     Feature(name="a", num_ids=50, dim=4),
@@ -216,3 +219,34 @@ def test_state_that_no_optimizer_takes_is_named(tmp_path: Path) -> None:
                 load_checkpoint(folder, model, given)
         assert load_checkpoint(folder, model, [adam]) is not None
         assert load_checkpoint(folder, model) is not None  # asked for the weights alone
+
+
+TWO = """
+import json
+from pathlib import Path
+import torch.distributed as dist
+from tests.embeddings.exact_resume import WAYS, load, save
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+for way in WAYS:
+    drawn = save(Path(f"two-{way}"), way, seed=10)
+    assert load(Path(f"two-{way}"), way, saved_by=rank) == drawn, f"{way}, two processes"
+    Path(f"{way}-{rank}.json").write_text(json.dumps(drawn))
+    assert load(Path(f"one-{way}"), way, saved_by=0) == EXPECTED[way], f"{way}, of one process"
+"""
+
+
+@pytest.mark.dist
+def test_every_process_goes_on_with_its_random_states_and_the_numbers_of_groups(
+    tmp_path: Path,
+) -> None:
+    """With those of rank ``r mod k`` where other ``k`` processes saved."""
+    alone = {way: exact_resume.save(tmp_path / f"one-{way}", way) for way in exact_resume.WAYS}
+    ended = run_ranks(f"EXPECTED = {alone}{TWO}", tmp_path, 120)
+    assert [(status, errors) for status, _, errors in ended] == [(0, ""), (0, "")]
+    for way, drawn in alone.items():
+        first, second = (json.loads((tmp_path / f"{way}-{r}.json").read_text()) for r in (0, 1))
+        assert not {*first, *second} & {*drawn}
+        assert not {*first} & {*second}
+        assert exact_resume.load(tmp_path / f"one-{way}", way, saved_by=0) == drawn
+        assert exact_resume.load(tmp_path / f"two-{way}", way, saved_by=0) == first

@@ -115,6 +115,23 @@ def test_what_cannot_be_is_said(given: dict[str, Any], optimizer: str, text: str
         plan_tables(tables(), Sharding.model_validate(given), Ranks(2), optimizer)
 
 
+def test_tables_get_their_kernels_and_caches() -> None:
+    """A GPU's, which planning does not need; a replicated table keeps torchrec's own."""
+    by_rows = {"kind": "row_wise", "kernel": "fused_uvm_caching"}
+    tables_to = {
+        "t_a__.*": {**by_rows, "cache_load_factor": 0.3},
+        "t_b__.*": {"kind": "table_wise", "kernel": "fused_uvm"},
+    }
+    for kind, kernel in (("row_wise", "fused"), ("data_parallel", "dense")):
+        sharding = Sharding.model_validate({"default": kind, "tables": tables_to})
+        made: Any = plan_tables(tables(), sharding, Ranks(2, device="cuda"), "sgd")
+        assert {name: chosen.compute_kernel for name, chosen in made.items()} == {
+            "t_a__id": "fused_uvm_caching", "t_b__id": "fused_uvm", "t_c__id": kernel,
+        }  # fmt: skip
+        caches = [chosen.cache_params for chosen in made.values()]
+        assert [cache and cache.load_factor for cache in caches] == [0.3, None, None]
+
+
 def test_ranks_must_be_alike() -> None:
     with pytest.raises(ValueError, match="3 ranks cannot be 2 on each machine"):
         Ranks(3, 2)

@@ -135,6 +135,20 @@ def test_a_frozen_table_follows_the_projection_that_trains() -> None:
     assert [id(p) for p in vars(held)["weights"]] == [id(weight)]
 
 
+@pytest.mark.parametrize("trains", [True, False])
+def test_frozen_tables_come_back_frozen(trains: bool) -> None:
+    model = Mixture()
+    model.requires_grad_(trains)
+    model.output.requires_grad_(not trains)
+    compress(model, {"_default": MixedConfig(dims=(4,))}, min_num_ids=50, report=False)
+    assert type(model.user) is not nn.Embedding
+    materialize(model)
+    assert type(model.user) is nn.Embedding
+    found = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    assert len(found) == 7
+    assert found == {name: name.startswith(("output", "city")) != trains for name in found}
+
+
 def test_what_cannot_be_materialized_leaves_the_optimizer_as_it_is() -> None:
     layer = CompressedEmbedding(100, 8)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
@@ -204,6 +218,35 @@ def test_what_cannot_be_materialized() -> None:
     sequences = CompressedEmbeddingCollection(plan)
     with pytest.raises(ValueError, match="has one width for all features"):
         materialize(sequences)
+
+
+def test_an_error_on_the_way_leaves_what_trains_training() -> None:
+    """The second collection is refused when the first one is made already."""
+    wide = full_plan([Feature(name="a", num_ids=50, dim=4), Feature(name="b", num_ids=9, dim=8)])
+    model = nn.ModuleDict(
+        {
+            "bags": CompressedEmbeddingBagCollection(wide),
+            "sequences": CompressedEmbeddingCollection(wide),
+            "still": CompressedEmbedding(30, 4).eval(),
+        }
+    )
+    modes = {name: module.training for name, module in model.named_modules()}
+    with pytest.raises(ValueError, match="has one width for all features"):
+        materialize(model)
+    assert {name: module.training for name, module in model.named_modules()} == modes
+
+
+@pytest.mark.parametrize(
+    ("dtype", "num_bytes"), [(torch.float16, 1600), (torch.bfloat16, 1600), (torch.float64, 6400)]
+)
+def test_bytes_of_plain_tables_are_those_of_their_type(dtype: torch.dtype, num_bytes: int) -> None:
+    layer = CompressedEmbedding(100, 8, MixedConfig(dims=(4,)), dtype=dtype)
+    message = f"take {num_bytes:,} bytes, max_bytes is {num_bytes - 1:,}; raise"
+    with pytest.raises(ValueError, match=message):
+        materialize(layer, max_bytes=num_bytes - 1)
+    weight: Any = materialize(layer, max_bytes=num_bytes).weight
+    assert weight.dtype == dtype
+    assert weight.numel() * weight.element_size() == num_bytes
 
 
 @needs_hash
