@@ -21,22 +21,34 @@ __all__ = ["Resumable", "Stateful", "origin", "restore", "save"]
 class Resumable(Protocol):
     """A loader whose position is JSON."""
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]:
+        """The position."""
+        ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a position."""
+        ...
 
 
 class Stateful(Protocol):
     """The optimizers of a run, and the decay that rows of its tables have missed."""
 
     @property
-    def stepped(self) -> Sequence[torch.optim.Optimizer]: ...
+    def stepped(self) -> Sequence[torch.optim.Optimizer]:
+        """Those outside the backward pass."""
+        ...
 
-    def behind(self) -> AbstractContextManager[None]: ...
+    def behind(self) -> AbstractContextManager[None]:
+        """Within it weights are as they are: the decay that rows have missed is left to come."""
+        ...
 
-    def decay_state(self) -> dict[str, Tensor]: ...
+    def decay_state(self) -> dict[str, Tensor]:
+        """What rows of the tables have missed, by name."""
+        ...
 
-    def load_decay_state(self, tensors: Mapping[str, Tensor]) -> None: ...
+    def load_decay_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what :meth:`decay_state` gave."""
+        ...
 
 
 def save(

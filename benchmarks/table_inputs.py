@@ -34,6 +34,7 @@ class EmbeddingBags(nn.Module):
         )
 
     def forward(self, ids: Tensor) -> Tensor:
+        """The vectors of all features side by side, ``(B, F D)``."""
         offsets = torch.arange(ids.shape[1])
         return torch.cat(
             [bag(row, offsets) for bag, row in zip(self.bags, ids, strict=True)], dim=1

@@ -110,7 +110,7 @@ def shard(
     world = dist.get_world_size()
     with quiet_torchrec():
         ranks = Ranks(world, get_local_size(world) if world > 1 else 1, device.type)
-    collections = _collections(model)
+    collections = _shardable(model)
     check_patterns(sharding, [t.name for c in collections.values() for t in c.physical_tables])
     plans: dict[str, EmbeddingModuleShardingPlan] = {}
     weights: dict[str, dict[str, Tensor]] = {}
@@ -192,7 +192,7 @@ def _optimizer(given: Any) -> FusedOptimizer:
     return given
 
 
-def _collections(model: nn.Module) -> dict[str, CompressedEmbeddingBagCollection]:
+def _shardable(model: nn.Module) -> dict[str, CompressedEmbeddingBagCollection]:
     found: dict[str, CompressedEmbeddingBagCollection] = {}
     for path, module in model.named_modules():
         if not isinstance(module, CompressedEmbeddingBagCollection):

@@ -155,6 +155,7 @@ class SingleFeature(nn.Module):
         return table
 
     def extra_repr(self) -> str:
+        """What ``repr`` says of it: ids, width and config."""
         return f"{self.num_embeddings}, {self.embedding_dim}, config={self.config!r}"
 
     def pooled(self, values: Tensor, lengths: Tensor, weights: Tensor | None) -> Tensor:

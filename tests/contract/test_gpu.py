@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from compactrec.embeddings import CompressedEmbeddingBagCollection, FusedOptimizer
+from compactrec.embeddings.collection import Engine
 from tests.cases import CASES
 from tests.contract.support import build, make_batch
 from tests.methods.base import Case
@@ -14,9 +15,9 @@ each_case = pytest.mark.parametrize("case", CASES, ids=str)
 
 @pytest.mark.parametrize("engine", ["eager", "fused"])
 @each_case
-def test_forward_is_that_of_the_cpu(case: Case, engine: str) -> None:
+def test_forward_is_that_of_the_cpu(case: Case, engine: Engine) -> None:
     here = build(case.plan)
-    there = CompressedEmbeddingBagCollection(case.plan, engine=engine, device="cuda")  # type: ignore[arg-type]
+    there = CompressedEmbeddingBagCollection(case.plan, engine=engine, device="cuda")
     there.load_state_dict(here.state_dict())
     batch = make_batch(case.plan, "multi").kjt()
     found = there(batch.to(torch.device("cuda"))).values().cpu()
