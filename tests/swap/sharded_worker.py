@@ -61,13 +61,14 @@ class Clicks(nn.Module):
 
 
 def main() -> None:
-    """Raise where two processes train another model than one; then plan unlike each other."""
+    """Raise where two processes train another model than one; then spread unequal sequences by
+    rows, and plan unlike each other."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     rank = dist.get_rank()
     torch.manual_seed(3)
     model = compress(Clicks(), {"_default": MixedConfig(dims=(4,))}, report=False)
-    alone, unlike = copy.deepcopy(model), copy.deepcopy(model)
+    alone, by_rows, unlike = (copy.deepcopy(model) for _ in range(3))
     start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     sharding = Sharding.model_validate({"default": "table_wise", "tables": {USERS: "row_wise"}})
     tables = FusedOptimizer(name="adagrad", learning_rate=RATE, eps=EPS)
@@ -87,6 +88,11 @@ def main() -> None:
         same = [k for k, t in state.items() if t.is_floating_point() and torch.equal(t, start[k])]
         assert not same, f"not trained: {same}"
     print(f"as one process, {len(state)} tensors", flush=True)
+    spread = shard(by_rows, Sharding.model_validate({"default": "row_wise"}), optimizer=tables)
+    try:
+        _loss(spread, _batch(0, rank))
+    except ValueError as error:
+        print(f"by rows: {error}", flush=True)
     shard(unlike, Sharding.model_validate({"default": {"kind": "table_wise", "place": rank}}))
 
 

@@ -1,5 +1,6 @@
 """A swapped model over two processes: bags, keys of one table and sequences train as in one."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ def test_a_swapped_model_trains_as_in_one_process_and_unlike_plans_are_refused(
     ended = run_ranks("from tests.swap.sharded_worker import main\nmain()", tmp_path, 240)
     for _, shown, errors in ended:
         assert "as one process, " in shown, errors
+        assert re.search(r"by rows: training batches are of .* or shard table_wise", shown), errors
     status, _, errors = ended[1]
     assert status == 1
     assert (
