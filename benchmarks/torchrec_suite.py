@@ -41,8 +41,8 @@ from compactrec.embeddings import (
 __all__ = ["FOLDERS", "Outcome", "Suite", "find_files", "main", "run_suite", "substitute"]
 
 FOLDERS = ("torchrec/models", "torchrec/modules", "torchrec/optim")
-"""Their tests run. Elsewhere the class is sharded, planned, quantised or written out: to replace it
-in the file of a test does not reach that, nor the processes that a test starts."""
+"""Their tests run. Elsewhere they shard, plan, quantise or serialise TorchRec's own class, by its
+type and its names of weights, in part in processes that a replaced class does not reach."""
 CLASS = "EmbeddingBagCollection"
 Verdict = Literal["passed", "failed", "skipped"]
 
