@@ -15,8 +15,8 @@ round of each counts, by processor time (a busy machine does not change it much)
 ``batch`` holds these: the loader alone, drained. ``training`` is measured apart: an epoch of the
 default DLRM with full tables on the same rows, one thread for the steps, and the shares of its
 time: waiting for the next batch (with prefetching the loader may use a second core), making
-torchrec's KeyedJaggedTensor of it, forward, backward with the update of the tables, and the rest of the loop
-with the optimizer of the dense part.
+torchrec's KeyedJaggedTensor of it, forward, backward with the update of the tables, and the rest of
+the loop with the optimizer of the dense part.
 """
 
 import argparse
