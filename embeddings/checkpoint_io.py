@@ -50,6 +50,7 @@ def copy_atomically(source: Path, path: Path) -> None:
             os.link(source, partial)
         except OSError:
             shutil.copyfile(source, partial)
+            _sync(partial)
         _rename(partial, path)
     finally:
         # Renaming a link to the file that is there already does nothing, by POSIX.
@@ -61,8 +62,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> tuple[str, int]:
     partial = path.with_name(path.name + PARTIAL)
     try:
         save_file({key: t.detach().contiguous() for key, t in tensors.items()}, str(partial))
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
+        _sync(partial)
         digest, num_bytes = sha256_of(partial), partial.stat().st_size
         _rename(partial, path)
     finally:
@@ -78,8 +78,13 @@ def sha256_of(path: Path) -> str:
 
 def _rename(partial: Path, path: Path) -> None:
     os.replace(partial, path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Until a file's bytes, or a folder's names, are on disk."""
+    opened = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(opened)
     finally:
-        os.close(folder)
+        os.close(opened)
