@@ -90,6 +90,7 @@ def search(config: SearchConfig) -> SearchResult:
         if (done := finished_search(train.out, identity)) is not None:
             store.remove()
             return done
+        manifest.verify(train.data, ("train", "validation"))
         (train.out / "plans").mkdir(parents=True, exist_ok=True)
         run = _start(config, manifest, store)
         loop = SearchLoop(train, run.model, run.supernet, store, config.search)

@@ -135,6 +135,8 @@ def train(config: TrainConfig, *, stop_on_signals: bool = False) -> Result:
         if known is not None:
             store.remove()  # where the run was killed after its result, before clearing up
             return Result.model_validate_json(known)
+        used = ("train", "validation", "test") if config.score_test else ("train", "validation")
+        manifest.verify(config.data, used)
         config.out.mkdir(parents=True, exist_ok=True)
         run = _start(config, manifest, plan, store, processes)
         with noted_signals(stop_on_signals) as run.interrupt:

@@ -61,7 +61,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> tuple[str, int]:
     """Write a safetensors file as :func:`write_atomically` does; its sha256 and its bytes."""
     partial = path.with_name(path.name + PARTIAL)
     try:
+        partial.touch()
+        mode = partial.stat().st_mode  # safetensors lets nobody else read
         save_file({key: t.detach().contiguous() for key, t in tensors.items()}, str(partial))
+        partial.chmod(mode)
         _sync(partial)
         digest, num_bytes = sha256_of(partial), partial.stat().st_size
         _rename(partial, path)

@@ -216,11 +216,11 @@ def from_plan_file(path: str | Path, make: Callable[[], P]) -> P:
 
 def write_plan_file(path: str | Path, value: Mapping[str, Any], arrays: Arrays) -> None:
     """Write ``path`` (JSON) and, if there are arrays, ``<path>.safetensors`` beside it."""
-    from safetensors.torch import save_file
+    from compactrec.embeddings.checkpoint_io import write_tensors
 
     path = Path(path)
     if arrays:
-        save_file(dict(arrays), str(_arrays_path(path)))
+        write_tensors(_arrays_path(path), arrays)
     text = json.dumps(value, indent=1) + "\n"
     temporary = path.with_name(path.name + ".partial")
     temporary.write_text(text)

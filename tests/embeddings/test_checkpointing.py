@@ -54,6 +54,10 @@ def test_round_trip_and_only_the_last_is_kept(tmp_path: Path) -> None:
     assert {p.name for p in store.path.iterdir()} == {
         "checkpoint.json", "best-000000001.safetensors", "step-000000002.safetensors"
     }  # fmt: skip
+    (tmp_path / "other").touch()  # as the umask has it
+    assert {p.stat().st_mode for p in [*store.path.iterdir(), tmp_path / "other"]} == {
+        (tmp_path / "other").stat().st_mode
+    }
 
 
 def test_nothing_is_found_in_a_new_folder(tmp_path: Path) -> None:
