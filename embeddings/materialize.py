@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from compactrec.embeddings.arguments import check_model, whole_number
 from compactrec.embeddings.feature import Feature
+from compactrec.embeddings.known_modules import is_collection
 from compactrec.embeddings.layers import CompressedEmbeddingBag
 from compactrec.embeddings.parameters import check_optimizer_list
 from compactrec.embeddings.plan import Plan
@@ -97,8 +98,7 @@ def _collection_of(module: nn.Module) -> Any:
 
     Who holds one has loaded it, so nothing that needs torchrec is imported here.
     """
-    bags = sys.modules.get("compactrec.embeddings.collection")
-    if bags is not None and isinstance(module, bags.CompressedEmbeddingBagCollection):
+    if is_collection(module):
         return module
     sequences = sys.modules.get("compactrec.embeddings.sequence_collection")
     if sequences is not None and isinstance(module, sequences.CompressedEmbeddingCollection):
