@@ -231,16 +231,17 @@ class Manifest(_Frozen):
         return [Path(folder) / shard.path for shard in self.splits[split].shards]
 
     def counts(self, folder: str | Path) -> dict[str, np.ndarray]:
-        """Training counts per feature, shape (num_ids,) int64; open vocabularies are left out."""
-        import pyarrow.parquet as pq
+        """Training counts per feature, shape (num_ids,) int64; open vocabularies are left out.
 
+        Raises ValueError, naming the file, where one is missing or damaged.
+        """
         result: dict[str, np.ndarray] = {}
         for feature in self.sparse:
             if feature.num_ids is None or feature.vocabulary is None:
                 continue
-            table = pq.read_table(Path(folder) / feature.vocabulary, columns=["id", "count"])
+            ids, occurrences = _id_counts(Path(folder) / feature.vocabulary)
             counts = np.zeros(feature.num_ids, dtype=np.int64)
-            np.add.at(counts, table["id"].to_numpy(), table["count"].to_numpy())
+            np.add.at(counts, ids, occurrences)
             if feature.oov_id is not None:
                 counts[feature.oov_id] += feature.oov_count
             result[feature.name] = counts
@@ -261,6 +262,23 @@ class Manifest(_Frozen):
                         f"{path} has changed since it was prepared (its sha256 differs from the "
                         f"manifest's); prepare the data again"
                     )
+
+
+def _id_counts(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The two columns of a vocabulary file that count."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        raise ValueError(f"{path} is missing; the manifest lists it, prepare the data again")
+    try:
+        table = pq.read_table(path, columns=["id", "count"])
+        return table["id"].to_numpy(), table["count"].to_numpy()
+    except (OSError, KeyError, pa.ArrowException) as error:
+        text = " ".join(str(error).split())
+        raise ValueError(
+            f"{path} is not a whole vocabulary ({text}); prepare the data again"
+        ) from error
 
 
 def file_sha256(path: str | Path) -> str:

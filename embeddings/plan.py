@@ -219,12 +219,17 @@ def write_plan_file(path: str | Path, value: Mapping[str, Any], arrays: Arrays) 
     from compactrec.embeddings.checkpoint_io import write_tensors
 
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, and a plan is a file; give a name, as plan.json")
     if arrays:
         write_tensors(_arrays_path(path), arrays)
     text = json.dumps(value, indent=1) + "\n"
     temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(text)
-    temporary.replace(path)
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_plan_file(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

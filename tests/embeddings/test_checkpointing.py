@@ -485,9 +485,9 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     with store_of_two_steps(tmp_path / "c") as store:
         other = CheckpointFolder(tmp_path / "c", IDENTITY)
         assert other.load() is not None, "reading is for everybody"
-        with pytest.raises(ValueError, match="another run is writing"):
+        with pytest.raises(CheckpointError, match="another run is writing"):
             other.save(3, tensors(3.0), {})
-        with pytest.raises(ValueError, match="another run is writing"):
+        with pytest.raises(CheckpointError, match="another run is writing"):
             other.remove()
         assert store.load() is not None
     other.save(3, tensors(3.0), {})
