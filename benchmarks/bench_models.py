@@ -151,14 +151,11 @@ def main() -> None:
                 f"{row['samples_per_second']:8.0f}/s  ours {row['times_as_fast_is_ours']:.2f}x",
                 flush=True,
             )
-    write_bench(
-        args.out,
-        args.threads,
-        {
+        setting = {
             "batch": args.batch, "dim": args.dim, "num_ids": sum(sizes), "rounds": args.rounds,
-            "steps": args.steps, "models": found,
-        },
-    )  # fmt: skip
+            "steps": args.steps,
+        }  # fmt: skip
+        write_bench(args.out, args.threads, {**setting, "models": found})  # so far
 
 
 if __name__ == "__main__":
