@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from compactrec.data.manifest import file_sha256
+from compactrec.file_hash import file_sha256
 
 __all__ = ["START_EPOCHS", "load_start", "start_epochs", "start_path", "start_sha256"]
 

@@ -50,12 +50,12 @@ class Rates:
 def bytes_of_parts(
     collection: CompressedEmbeddingBagCollection, kjts: Sequence[KeyedJaggedTensor]
 ) -> dict[str, float]:
-    """Bytes by part of a step, the mean over ``kjts``; only what no implementation can spare.
+    """Bytes by part of a step, the mean over ``kjts``, as the parts are cut today.
 
-    Lookup reads every distinct row once and writes what is looked up; combine reads that and writes
-    vectors; its backward pass reads their gradient and writes that of what was looked up; the
-    update reads this, and reads and writes every distinct row (SGD). Where there is no combine
-    there are no such bytes.
+    A kernel that combines while it looks up would not write what is looked up. Lookup reads every
+    distinct row once and writes what is looked up; combine reads that and writes vectors; its
+    backward pass reads their gradient and writes that of what was looked up; the update reads this,
+    and reads and writes every distinct row (SGD). Without a combine there are none of its bytes.
     """
     tables: Any = collection.tables
     dims = {table.name: table.dim for table in collection.physical_tables}

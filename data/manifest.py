@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from compactrec.data.protocol import PROTOCOL_NAMES
+from compactrec.file_hash import file_sha256
 
 __all__ = [
     "MANIFEST_NAME",
@@ -27,7 +28,6 @@ __all__ = [
     "Source",
     "SparseFeature",
     "Split",
-    "file_sha256",
 ]
 
 MANIFEST_NAME = "manifest.json"
@@ -279,12 +279,3 @@ def _id_counts(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(
             f"{path} is not a whole vocabulary ({text}); prepare the data again"
         ) from error
-
-
-def file_sha256(path: str | Path) -> str:
-    """sha256 of a file's bytes, as hex."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Mapping
@@ -11,11 +10,12 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
+from compactrec.file_hash import file_sha256
+
 __all__ = [
     "PARTIAL",
     "CheckpointError",
     "copy_atomically",
-    "sha256_of",
     "write_atomically",
     "write_tensors",
 ]
@@ -66,17 +66,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> tuple[str, int]:
         save_file({key: t.detach().contiguous() for key, t in tensors.items()}, str(partial))
         partial.chmod(mode)
         _sync(partial)
-        digest, num_bytes = sha256_of(partial), partial.stat().st_size
+        digest, num_bytes = file_sha256(partial), partial.stat().st_size
         _rename(partial, path)
     finally:
         partial.unlink(missing_ok=True)
     return digest, num_bytes
-
-
-def sha256_of(path: Path) -> str:
-    """Hash of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _rename(partial: Path, path: Path) -> None:
