@@ -38,7 +38,7 @@ _COSMETIC = frozenset(
 )  # fmt: skip
 _OFF: dict[str, Any] = {
     "table_decay": 0.0, "dense_dtype": "float32", "accumulate_steps": 1, "max_grad_norm": None,
-    "monitor": "auc",
+    "monitor": "auc", "dense_eps": None,
 }  # fmt: skip
 """Fields whose value here does nothing. They are not in results from before they were there."""
 
@@ -87,6 +87,9 @@ class TrainConfig(BaseModel):
     comes after."""
     dense_optimizer: Literal["sgd", "adagrad", "adam", "amsgrad", "lamb"] = "adam"
     dense_learning_rate: float = Field(default=0.001, gt=0)
+    dense_eps: float | None = Field(default=None, gt=0)
+    """As ``table_eps``, for dense weights; None is the optimizer's own: 1e-10 of ``adagrad``, 1e-6
+    of ``lamb``, else 1e-8. ``sgd`` has none."""
     dense_weight_decay: float = Field(default=0.0, ge=0)
     """Added to gradients as ``g + decay w``; ``lamb`` adds ``decay w`` to the direction of Adam's
     step instead, before it scales that."""
@@ -233,6 +236,8 @@ class TrainConfig(BaseModel):
             idle.add("dim")
         if not self.table_decay and self.table_optimizer not in ("adam", "amsgrad", "lamb"):
             idle.add("decay_mode")
+        if self.dense_optimizer == "sgd":
+            idle.add("dense_eps")
         if self.engine != "fused":
             idle.add("kernel")
         fields = self.model_dump(mode="json", exclude=set(_PLACES | _COSMETIC | _LAYOUT | idle))
