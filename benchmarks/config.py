@@ -84,7 +84,7 @@ class TrainConfig(BaseModel):
     max_grad_norm: float | None = Field(default=None, gt=0)
     """Scale the gradient of all weights together, dense and tables, down to this norm, under engine
     ``eager``. The decay of tables, where it is added to gradients, is in it; that of dense weights
-    comes after."""
+    and of ``lamb`` comes after."""
     dense_optimizer: Literal["sgd", "adagrad", "adam", "amsgrad", "lamb"] = "adam"
     dense_learning_rate: float = Field(default=0.001, gt=0)
     dense_eps: float | None = Field(default=None, gt=0)
@@ -108,7 +108,8 @@ class TrainConfig(BaseModel):
     decay_mode: Literal["dense_coupled", "dense_decoupled", "touched_rows"] = "touched_rows"
     """``dense_coupled``: ``g + table_decay w`` for every row in every step, inside the optimizer's
     rule. ``dense_decoupled``: ``w (1 - rate table_decay)`` for every row in every step, before it.
-    ``touched_rows``: ``g + table_decay w`` for the rows of the batch; others do not move."""
+    ``touched_rows``: ``g + table_decay w`` for the rows of the batch; others do not move. ``lamb``
+    adds ``table_decay w`` to its direction, as for dense weights."""
     embedding_decay: float = Field(default=0.0, ge=0)
     """L2 penalty: this times the mean over examples of half the squared norm of all vectors looked
     up. On the complete vectors, so it means the same for every method; rows not looked up stay."""
