@@ -33,7 +33,7 @@ class DCNv2Config(TowerConfig):
     """Hyper-parameters."""
 
     structure: Literal["parallel", "stacked", "stacked_parallel", "crossnet_only"] = "parallel"
-    """What the last layer sees: ``[x_L; MLP(x0)]``, ``MLP(x_L)``, ``[x_L; MLP(x_L); MLP'(x0)]`` or
+    """What the last layer sees: ``[x_L; MLP(x0)]``, ``MLP(x_L)``, ``[MLP(x_L); MLP'(x0)]`` or
     ``x_L``."""
     kind: Literal["full", "low_rank", "mixture"] = "full"
     cross_layers: int = Field(default=3, ge=1)
@@ -77,7 +77,7 @@ class DCNv2(nn.Module):
         )  # fmt: skip
         self.stacked = deep() if config.structure.startswith("stacked") else None
         self.parallel = deep() if config.structure.endswith("parallel") else None
-        self.keeps_cross = config.structure != "stacked"
+        self.keeps_cross = self.stacked is None
         towers = (self.stacked is not None) + (self.parallel is not None)
         inputs = width * self.keeps_cross + (config.hidden[-1] * towers if towers else 0)
         self.top = affine(inputs, 1, device=device)
