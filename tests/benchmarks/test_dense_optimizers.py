@@ -13,7 +13,7 @@ from tests.reference.decay import DecayedTable
 from tests.reference.lamb import lamb_step
 
 EPS = {"sgd": 0.0, "adagrad": 1e-10, "adam": 1e-8, "amsgrad": 1e-8, "lamb": 1e-6}
-"""Their own."""
+"""Of those who are given none."""
 START = [0.5, -0.25, 0.125, -1.0]
 GRADIENTS = [[2e-2, -3e-3, 1e-4, 0.0], [-1e-5, 2e-5, 3e-4, 4e-6], [1e-5, 1e-4, -2e-4, 0.0]]
 """So small that eps counts; first and second moment fall after the first step."""
@@ -56,3 +56,5 @@ def literal(name: str, decay: float, eps: float) -> list[float]:
 def test_steps_equal_the_literal_rule(name: str, decay: float) -> None:
     expected = pytest.approx(literal(name, decay, EPS[name]), rel=1e-9, abs=1e-12)
     assert stepped(name, dense_weight_decay=decay) == expected
+    expected = pytest.approx(literal(name, decay, 3e-4), rel=1e-9, abs=1e-12)
+    assert stepped(name, dense_weight_decay=decay, dense_eps=3e-4) == expected
