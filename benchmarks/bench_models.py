@@ -20,12 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from compactrec.benchmarks.bench_file import write_bench
 from compactrec.benchmarks.bench_training import NUM_IDS, capped_sizes
 from compactrec.benchmarks.config import TrainConfig
-from compactrec.benchmarks.model import build_model, click_model
 from compactrec.benchmarks.model_peers import (
     CIN,
     DEEPCTR,
@@ -36,13 +34,10 @@ from compactrec.benchmarks.model_peers import (
     fuxictr_model,
     fuxictr_step,
 )
-from compactrec.benchmarks.optimizers import Optimizers
 from compactrec.benchmarks.table_inputs import click_batches
-from compactrec.benchmarks.training_entrants import Constant
+from compactrec.benchmarks.training_entrants import Constant, our_step
 from compactrec.benchmarks.turns import Entrant, Step, take_turns
-from compactrec.data.batch import Batch
 from compactrec.embeddings import (
-    CompressedEmbeddingBagCollection,
     Feature,
     Plan,
     full_plan,
@@ -97,21 +92,7 @@ def _our_step(model: str, embeddings: Plan | Constant) -> Step:
         data=Path("-"), out=Path("-"), method="full", model=model,
         model_options=MODELS[model], table_optimizer="adam", table_learning_rate=0.001,
     )  # fmt: skip
-    collections: tuple[CompressedEmbeddingBagCollection, ...] = ()
-    if isinstance(embeddings, Plan):
-        made, collections = build_model(config, embeddings, 0)
-    else:
-        made = click_model(config, embeddings, 0)
-    optimizers = Optimizers(made, collections, config)
-
-    def step(batch: Batch) -> float:
-        loss = binary_cross_entropy_with_logits(made(batch.dense, batch.kjt()), batch.labels)
-        optimizers.zero_grad()
-        loss.backward()
-        optimizers.step()
-        return loss.item()
-
-    return step
+    return our_step(config, embeddings, 0)
 
 
 def _read(model: str, features: Sequence[Feature]) -> tuple[Feature, ...]:

@@ -73,7 +73,7 @@ def deepctr_step(made: Any) -> Step:
 
     def step(batch: Batch) -> float:
         ids = batch.values.view(len(batch.keys), -1).T.float()
-        predicted = made(ids).squeeze(-1)
+        predicted = made(torch.cat([ids, batch.dense], dim=1)).squeeze(-1)
         made.optim.zero_grad()
         loss = made.loss_func(predicted, batch.labels, reduction="sum")
         total = loss + made.get_regularization_loss() + made.aux_loss

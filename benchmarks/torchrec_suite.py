@@ -4,13 +4,15 @@ r"""torchrec's own tests of its EmbeddingBagCollection, run over CompressedEmbed
     pip install parameterized
     python benchmarks/torchrec_suite.py torchrec --out benchmarks/results/torchrec-suite.json
 
-Every test runs twice: as it is, and with :func:`substitute` in the place of the class. Listed are
-the tests that make such a collection; what is under test besides is the torchrec that is installed.
+:func:`find_files` finds the files. Every test runs twice: as it is, and with :func:`substitute` in
+the place of the class. Listed are the tests that make such a collection; what is under test besides
+is the torchrec that is installed.
 """
 
 import argparse
 import importlib.util
 import json
+import re
 import sys
 import unittest
 import warnings
@@ -36,14 +38,11 @@ from compactrec.embeddings import (
     Plan,
 )
 
-__all__ = ["FILES", "Outcome", "Suite", "main", "run_suite", "substitute"]
+__all__ = ["FOLDERS", "Outcome", "Suite", "find_files", "main", "run_suite", "substitute"]
 
-FILES = (
-    "torchrec/modules/tests/test_embedding_modules.py",
-    "torchrec/modules/tests/test_fp_embedding_modules.py",
-    "torchrec/models/tests/test_dlrm.py",
-    "torchrec/models/tests/test_deepfm.py",
-)
+FOLDERS = ("torchrec/models", "torchrec/modules", "torchrec/optim")
+"""Their tests run. Elsewhere they shard, plan, quantise or serialise TorchRec's own class, by its
+type and its names of weights, in part in processes that a replaced class does not reach."""
 CLASS = "EmbeddingBagCollection"
 Verdict = Literal["passed", "failed", "skipped"]
 
@@ -73,6 +72,10 @@ class Suite(BaseModel):
     versions: dict[str, str | None]
     missing: dict[str, str]
     """Files of tests that could not be loaded, and why."""
+    left_out: tuple[str, ...]
+    """Files of tests outside ``FOLDERS`` that make a collection."""
+    skipped: dict[str, str]
+    """Tests of the same files that TorchRec skips here, and why; some would make no collection."""
     outcomes: tuple[Outcome, ...]
 
 
@@ -120,9 +123,27 @@ def substitute(
     return ours
 
 
-def run_suite(checkout: Path, files: Sequence[str] = FILES) -> Suite:
-    """Every test in ``files`` that makes a collection."""
+def find_files(checkout: Path) -> tuple[list[str], list[str]]:
+    """The files of tests that make a collection: in ``FOLDERS``, and elsewhere."""
+    inside: list[str] = []
+    outside: list[str] = []
+    for path in sorted(checkout.glob("torchrec/**/test_*.py")):
+        if re.search(rf"\b{CLASS}\(", path.read_text()):
+            file = path.relative_to(checkout).as_posix()
+            (inside if file.startswith(tuple(f + "/" for f in FOLDERS)) else outside).append(file)
+    if not inside:
+        raise ValueError(
+            f"{checkout} has no test_*.py that makes an {CLASS} in {', '.join(FOLDERS)}; "
+            "give the folder of a torchrec checkout"
+        )
+    return inside, outside
+
+
+def run_suite(checkout: Path) -> Suite:
+    """Every test in ``FOLDERS`` that makes a collection."""
+    files, left_out = find_files(checkout)
     missing: dict[str, str] = {}
+    skipped: dict[str, str] = {}
     outcomes: list[Outcome] = []
     for package in (torchrec, torchrec.distributed, torchrec.distributed.test_utils):
         folder = checkout / Path(*package.__name__.split("."))
@@ -134,24 +155,28 @@ def run_suite(checkout: Path, files: Sequence[str] = FILES) -> Suite:
             missing[file] = f"{type(error).__name__}: {error}"
             continue
         if hasattr(module, CLASS):
-            outcomes += _outcomes(module, file)
+            outcomes += _outcomes(module, file, skipped)
     version = checkout / "version.txt"
     return Suite(
         checkout=version.read_text().strip() if version.is_file() else "unknown",
         commit=commit_of(checkout),
         versions=library_versions(),
         missing=missing,
+        left_out=tuple(left_out),
+        skipped=skipped,
         outcomes=tuple(outcomes),
     )
 
 
-def _outcomes(module: ModuleType, file: str) -> Iterator[Outcome]:
+def _outcomes(module: ModuleType, file: str, skipped: dict[str, str]) -> Iterator[Outcome]:
     for case in _cases(unittest.defaultTestLoader.loadTestsFromModule(module)):
-        made, (theirs, _) = _with(module, EmbeddingBagCollection, case)
-        if not made:
+        name = case.id().split(".", 1)[1]
+        made, (theirs, reason) = _with(module, EmbeddingBagCollection, case)
+        if theirs == "skipped":
+            skipped[f"{file}::{name}"] = reason
+        if theirs == "skipped" or not made:
             continue
         _, (ours, error) = _with(module, substitute, case)
-        name = case.id().split(".", 1)[1]
         yield Outcome(file=file, test=name, torchrec=theirs, compactrec=ours, error=error)
 
 
@@ -172,10 +197,9 @@ def _with(
 
     setattr(module, CLASS, counted)
     result = unittest.TestResult()
-    fresh = type(case)(case.id().rsplit(".", 1)[1])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        fresh.run(result)
+        case.run(result)  # the same one: Hypothesis refuses a second instance
     setattr(module, CLASS, EmbeddingBagCollection)
     if result.skipped:
         return made, ("skipped", result.skipped[0][1])
@@ -222,6 +246,7 @@ def main() -> None:
         print(f"{outcome.torchrec:8s} {outcome.compactrec:8s} {outcome.test}  {outcome.error}")
     for file, reason in suite.missing.items():
         print(f"not loaded: {file}: {reason}")
+    print(f"skipped: {len(suite.skipped)}; files elsewhere: {len(suite.left_out)}")
     both = Counter((o.torchrec, o.compactrec) for o in suite.outcomes)
     print("torchrec, compactrec:", dict(both))
     if args.out is not None:

@@ -26,13 +26,14 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.foreign import foreign
 from compactrec.benchmarks.model import build_model, click_model
+from compactrec.benchmarks.model_peers import deepctr_step
 from compactrec.benchmarks.optimizers import Optimizers
 from compactrec.benchmarks.precision import DenseDtype, has_bfloat16
 from compactrec.benchmarks.turns import Step
 from compactrec.data.batch import Batch
 from compactrec.embeddings import Feature, Plan, full_plan, make_plan, method_names, size
 
-__all__ = ["Constant", "Setting", "build", "entrants"]
+__all__ = ["Constant", "Setting", "build", "entrants", "our_step"]
 
 NUM_DENSE = 13
 
@@ -82,7 +83,7 @@ def build(name: str, setting: Setting) -> tuple[Step, int]:
         )
     full_bytes = size(full_plan(setting.features)).serving_bytes
     if name == "dense_part":
-        return _ours(setting, Constant(setting.features)), 0
+        return our_step(setting.config(), Constant(setting.features), NUM_DENSE), 0
     if name in ("embedding_adam", "embedding_sparse_adam"):
         tables = PlainEmbeddings(setting.features, sparse=name == "embedding_sparse_adam")
         return _plain(setting, tables), full_bytes
@@ -94,7 +95,7 @@ def build(name: str, setting: Setting) -> tuple[Step, int]:
     plan = full_plan(setting.features)
     if name != "full":
         plan = make_plan(name, setting.features, full_bytes // 4, counts=counts)
-    return _ours(setting, plan), size(plan).serving_bytes
+    return our_step(setting.config(), plan, NUM_DENSE), size(plan).serving_bytes
 
 
 class Constant(EmbeddingBagCollectionInterface):
@@ -154,13 +155,12 @@ class PlainEmbeddings(Constant):
         )
 
 
-def _ours(setting: Setting, embeddings: Plan | Constant) -> Step:
+def our_step(config: TrainConfig, embeddings: Plan | Constant, num_dense: int) -> Step:
     """As ``train`` does it."""
-    config = setting.config()
     if isinstance(embeddings, Plan):
-        model, collections = build_model(config, embeddings, NUM_DENSE)
+        model, collections = build_model(config, embeddings, num_dense)
     else:
-        model, collections = click_model(config, embeddings, NUM_DENSE), ()
+        model, collections = click_model(config, embeddings, num_dense), ()
     optimizers = Optimizers(model, collections, config)
     steps = 0
 
@@ -211,18 +211,7 @@ def _deepctr(setting: Setting) -> Step:
     hidden = setting.top[:-1]
     model: Any = models.DCN(columns, columns, dnn_hidden_units=hidden, device="cpu")
     model.compile("adam", "binary_crossentropy")
-
-    def step(batch: Batch) -> float:
-        ids = batch.values.view(len(setting.features), -1).T.float()
-        predicted = model(torch.cat([ids, batch.dense], dim=1)).squeeze(-1)
-        model.optim.zero_grad()
-        loss = model.loss_func(predicted, batch.labels, reduction="sum")
-        total = loss + model.get_regularization_loss() + model.aux_loss
-        total.sum().backward()
-        model.optim.step()
-        return float(loss.item()) / batch.batch_size
-
-    return step
+    return deepctr_step(model)
 
 
 def _fuxictr(setting: Setting) -> Step:

@@ -16,8 +16,9 @@ from torch.nn.functional import pad
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from compactrec.embeddings.collection import CompressedEmbeddingBagCollection
+from compactrec.embeddings.sequence_collection import CompressedEmbeddingCollection
 
-__all__ = ["check_batches", "needs_equal_batches", "pad_bags"]
+__all__ = ["keep_equal", "needs_equal_batches", "pad_bags"]
 
 _BY_ROWS = {"row_wise", "table_row_wise"}
 
@@ -35,14 +36,36 @@ def needs_equal_batches(collection: CompressedEmbeddingBagCollection) -> bool:
     return any(chosen.sharding_type in _BY_ROWS for chosen in plan.values())
 
 
-def check_batches(collection: CompressedEmbeddingBagCollection) -> None:
-    """Let ``collection`` raise ``ValueError``, in all processes, where training batches differ.
+def keep_equal(model: nn.Module, collection: CompressedEmbeddingBagCollection) -> None:
+    """Let ``collection``, a part of ``model``, train on as many bags in all processes.
 
-    The two numbers that are exchanged for it travel while the ids are rewritten and sent.
+    Of sequences the shorter ones are padded, since nobody sees their bags. Elsewhere unequal
+    batches raise ``ValueError`` in all processes: what is above the tables is of as many rows. The
+    two numbers that are exchanged for it travel while the ids are rewritten and sent.
     """
+    modules = model.modules()
+    if any(isinstance(m, CompressedEmbeddingCollection) and m.bags is collection for m in modules):
+        collection.register_forward_pre_hook(_padded)
+        return
     batches = _Batches()
     collection.register_forward_pre_hook(batches.tell)
     collection.register_forward_hook(batches.compare)
+
+
+def _trains(collection: nn.Module, features: KeyedJaggedTensor) -> bool:
+    traced = isinstance(features, fx.Proxy)  # by a pipeline that looks for what to run ahead
+    return collection.training and torch.is_grad_enabled() and not traced
+
+
+def _padded(
+    collection: nn.Module, given: tuple[KeyedJaggedTensor, ...]
+) -> tuple[KeyedJaggedTensor] | None:
+    """With as many bags as the process with most of them."""
+    if not _trains(collection, given[0]):
+        return None
+    largest = torch.tensor(given[0].stride())
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return (pad_bags(given[0], int(largest)),)
 
 
 class _Batches:
@@ -53,8 +76,7 @@ class _Batches:
 
     def tell(self, collection: nn.Module, given: tuple[KeyedJaggedTensor, ...]) -> None:
         """Begin to exchange the largest and the smallest number."""
-        traced = isinstance(given[0], fx.Proxy)  # by a pipeline that looks for what to run ahead
-        if collection.training and torch.is_grad_enabled() and not traced:
+        if _trains(collection, given[0]):
             self._size = given[0].stride()
             self._ends = torch.tensor([self._size, -self._size])
             self._exchange = dist.all_reduce(self._ends, dist.ReduceOp.MAX, async_op=True)

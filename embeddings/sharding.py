@@ -42,7 +42,7 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from compactrec.embeddings.arguments import check_model, checked_device
 from compactrec.embeddings.collection import CompressedEmbeddingBagCollection
-from compactrec.embeddings.equal_batches import check_batches, needs_equal_batches
+from compactrec.embeddings.equal_batches import keep_equal, needs_equal_batches
 from compactrec.embeddings.fused_optimizer import FusedOptimizer
 from compactrec.embeddings.shard_warnings import quiet_torch, sharded_tensors_touched
 from compactrec.embeddings.sharding_bytes import Ranks
@@ -146,7 +146,7 @@ def shard(
         else:
             _draw(collection)
         if needs_equal_batches(collection):
-            check_batches(collection)
+            keep_equal(model, collection)
     return sharded
 
 
@@ -253,14 +253,16 @@ def _check_equal(plans: Mapping[str, EmbeddingModuleShardingPlan]) -> None:
     """Raise unless all ranks have made the same plan."""
     digest = hashlib.sha256(repr([(k, sorted(v.items())) for k, v in plans.items()]).encode())
     mine = torch.tensor(list(digest.digest()), dtype=torch.uint8)
-    first = mine.clone()
     if dist.get_backend() == "nccl":
-        first = first.cuda()
-    dist.broadcast(first, 0)
-    if not torch.equal(first.cpu(), mine):
+        mine = mine.cuda()
+    of_ranks = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(of_ranks, mine)
+    others = [rank for rank, of in enumerate(of_ranks) if not torch.equal(of, of_ranks[0])]
+    if others:
+        named = "ranks {} have" if len(others) > 1 else "rank {} has"
         raise ValueError(
-            f"rank {dist.get_rank()} has another sharding plan than rank 0; start every process "
-            f"with the same model, plan file and settings"
+            f"{named.format(', '.join(map(str, others)))} another sharding plan than rank 0; start "
+            f"every process with the same model, plan file and settings"
         )
 
 

@@ -95,7 +95,12 @@ def find_tables(model: nn.Module, max_bags: Mapping[str, int] | None = None) -> 
 def _check_max_bags(max_bags: Mapping[str, int], tables: Sequence[FoundTable]) -> None:
     keys = list(dict.fromkeys(k for t in tables if t.kind == "bags" for k in t.keys))
     idle = [key for key in max_bags if key not in keys]
-    if keys and idle:  # layers take bags of any length
+    if idle and not keys:
+        raise ValueError(
+            f"max_bags is for keys of an EmbeddingBagCollection, and the model has none, got "
+            f"{', '.join(map(str, idle))}; layers take bags of any length, so leave it out"
+        )
+    if idle:
         raise ValueError(
             f"max_bags has what is no key of an EmbeddingBagCollection: {', '.join(map(str, idle))}"
             f"; there are {', '.join(keys)}: keys, not tables, and keys of one table share the "

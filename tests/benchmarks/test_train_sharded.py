@@ -32,6 +32,7 @@ SETTINGS: dict[str, Any] = {
     "batch_size": 128, "eval_batch_size": 500, "epochs": 2, "evals_per_epoch": 2, "quiet": True,
     "dense_optimizer": "sgd", "dense_learning_rate": 0.05, "table_eps": 1e-3,
     "embedding_decay": 1e-3, "num_threads": 1,
+    "schedule": {"warmup_steps": 8, "decay_start_step": 10, "num_decay_steps": 20},
 }  # fmt: skip
 TOML = """
 batch_size = 128
@@ -47,6 +48,10 @@ embedding_decay = 1e-3
 num_threads = 1
 checkpoint_every_steps = 5
 pipeline = true
+[schedule]
+warmup_steps = 8
+decay_start_step = 10
+num_decay_steps = 20
 [sharding.tables]
 "t_C1__.*" = "row_wise"
 "t_C2__.*" = "data_parallel"

@@ -162,8 +162,11 @@ def run_worker(rank: int, ports: Sequence[int], jobs: Sequence[Job], path: str) 
 def _save(job: Job, path: Path) -> Saved:
     """Save while training goes on; what is loaded goes on bit for bit."""
     four = Trained(job)
+    torch.manual_seed(1 + dist.get_rank())
     for step in range(STEPS):
         four.train(step)
+    for group in (group for optimizer in four.optimizers for group in optimizer.param_groups):
+        group["lr"] = RATE / 4
     predictions = four.predict()
     with job.folder(path) as folder:
         save_checkpoint(
@@ -171,7 +174,7 @@ def _save(job: Job, path: Path) -> Saved:
             asynchronous=True,
         )  # fmt: skip
         four.train(STEPS)  # while it is written
-        draw = torch.rand(3)
+        draw = torch.rand(3)  # by every process another one
     again = Trained(job)
     # DDP groups gradients anew after its first steps, and sums of more than two processes depend on
     # how they are grouped; so this one has made steps too, which loading then takes back.

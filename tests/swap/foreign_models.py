@@ -28,6 +28,7 @@ class Foreign:
     sizes: dict[str, int]
     penalty: Callable[[Any], Tensor] = lambda model: torch.zeros(())
     """Of its weights: moves them even where no prediction depends on them."""
+    max_bags: dict[str, int] | None = None
 
     def loss(self, model: nn.Module) -> Tensor:
         """What it is trained with."""
@@ -66,7 +67,7 @@ def _torchrec(kind: Callable[..., nn.Module], **arguments: Any) -> Foreign:
             model(dense, _kjt()).squeeze(-1), LABELS
         )
 
-    return Foreign(make, error, dict(SIZES))
+    return Foreign(make, error, dict(SIZES), max_bags={"C1": 2})
 
 
 def _deepctr() -> Foreign:

@@ -61,33 +61,40 @@ class Clicks(nn.Module):
 
 
 def main() -> None:
-    """Raise where two processes train another model than one; then plan unlike each other."""
+    """Raise where two processes train another model than one, unequal sequences by rows or whole;
+    then plan unlike each other."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     rank = dist.get_rank()
     torch.manual_seed(3)
     model = compress(Clicks(), {"_default": MixedConfig(dims=(4,))}, report=False)
-    alone, unlike = copy.deepcopy(model), copy.deepcopy(model)
+    alone, by_rows, unlike = (copy.deepcopy(model) for _ in range(3))
     start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    sharding = Sharding.model_validate({"default": "table_wise", "tables": {USERS: "row_wise"}})
+    _train_alone(alone)
+    users_by_rows = {"default": "table_wise", "tables": {USERS: "row_wise"}}
+    for trained, kinds in ((model, users_by_rows), (by_rows, {"default": "row_wise"})):
+        _train_sharded(trained, alone, Sharding.model_validate(kinds))
+        state, expected = gather_state(trained), alone.state_dict()
+        for name, tensor in state.items():
+            torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-6, msg=name)
+        if rank == 0:
+            assert state.keys() == expected.keys()
+            floats = {k: t for k, t in state.items() if t.is_floating_point()}
+            same = [k for k, t in floats.items() if torch.equal(t, start[k])]
+            assert not same, f"not trained: {same}"
+        print(f"as one process, {len(state)} tensors", flush=True)
+    shard(unlike, Sharding.model_validate({"default": {"kind": "table_wise", "place": rank}}))
+
+
+def _train_sharded(model: nn.Module, alone: nn.Module, sharding: Sharding) -> None:
     tables = FusedOptimizer(name="adagrad", learning_rate=RATE, eps=EPS)
     sharded = shard(model, sharding, optimizer=tables)
     check_apart(sharded, alone)
     dense = torch.optim.SGD(dense_parameters(sharded), lr=RATE)
     for step in range(STEPS):
         dense.zero_grad()
-        _loss(sharded, _batch(step, rank)).backward()
+        _loss(sharded, _batch(step, dist.get_rank())).backward()
         dense.step()
-    _train_alone(alone)
-    state, expected = gather_state(model), alone.state_dict()
-    for name, tensor in state.items():
-        torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-6, msg=name)
-    if rank == 0:
-        assert state.keys() == expected.keys()
-        same = [k for k, t in state.items() if t.is_floating_point() and torch.equal(t, start[k])]
-        assert not same, f"not trained: {same}"
-    print(f"as one process, {len(state)} tensors", flush=True)
-    shard(unlike, Sharding.model_validate({"default": {"kind": "table_wise", "place": rank}}))
 
 
 def _train_alone(model: nn.Module) -> None:

@@ -33,7 +33,7 @@ def planned(name: str, method: str) -> SwapReport:
         budget_bytes=budget,
         counts=counts_of(model.sizes.items()),
         min_num_ids=50,
-        max_bags={"C1": 2},
+        max_bags=model.max_bags,
     )
 
 

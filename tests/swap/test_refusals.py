@@ -315,6 +315,13 @@ def test_what_is_no_model_and_no_list_of_optimizers() -> None:
     assert type(model.user) is nn.Embedding
 
 
+def test_max_bags_is_for_collections() -> None:
+    layers = nn.ModuleDict({"user": nn.Embedding(900, 8), "item": nn.EmbeddingBag(700, 8)})
+    message = "max_bags is for keys of an EmbeddingBagCollection, and the model has none, got item;"
+    with pytest.raises(ValueError, match=message):
+        compress(layers, SMALLER, max_bags={"item": 3})
+
+
 def test_an_optimizer_of_another_model_is_named() -> None:
     model, other = Mixture(), Mixture()
     mine = torch.optim.Adagrad(model.parameters(), lr=0.1)
