@@ -16,6 +16,7 @@ from compactrec.benchmarks.pairs import Pair, Pairs
 from compactrec.benchmarks.stats import mean_interval
 from compactrec.benchmarks.summary import Row, Summary
 from compactrec.benchmarks.texts import SIGNS, estimate_text
+from compactrec.benchmarks.versus import turned
 
 __all__ = [
     "Order",
@@ -242,10 +243,11 @@ def _claim(study: StudyResult, first: str, budget: str, second: str, other: str)
     row = _row(study.summary, first, budget)
     if second == FULL:
         return "no plan" if row is None else versus_cell(row.versus.get(FULL)).text
-    wanted = (first, budget, second, other)
+    cells = {(first, budget): 1, (second, other): 0}
     for p in study.pairs.pairs:
-        if (p.first, p.first_budget, p.second, p.second_budget) == wanted:
-            return versus_cell(p.versus).text
+        ends = (p.first, p.first_budget), (p.second, p.second_budget)
+        if set(ends) == set(cells):
+            return versus_cell(p.versus if cells[ends[0]] else turned(p.versus)).text
     return "no plan"
 
 

@@ -20,7 +20,7 @@ from compactrec.benchmarks.stats import (
 )
 from compactrec.benchmarks.study import StudyCell
 
-__all__ = ["Draws", "Verdict", "Versus", "compared", "draws_of", "judged"]
+__all__ = ["Draws", "Verdict", "Versus", "compared", "draws_of", "judged", "turned"]
 
 Verdict = Literal["better", "worse", "unclear"]
 ALPHA = 0.05
@@ -98,6 +98,17 @@ def judged(found: Mapping[K, Compared]) -> dict[K, Versus]:
     tested = [key for key, (seeds, _) in found.items() if seeds.p_value is not None]
     adjusted = dict(zip(tested, holm([found[k][0].p_value or 0.0 for k in tested]), strict=True))
     return {key: _versus(*both, adjusted.get(key)) for key, both in found.items()}
+
+
+def turned(versus: Versus) -> Versus:
+    """The second minus the first."""
+    verdicts: dict[Verdict, Verdict] = {"better": "worse", "worse": "better", "unclear": "unclear"}
+    ends = ("low", "high"), ("rows_low", "rows_high")
+    found: dict[str, object] = {"mean": -versus.mean, "verdict": verdicts[versus.verdict]}
+    for low, high in ends:
+        a, b = getattr(versus, low), getattr(versus, high)
+        found |= {low: None if b is None else -b, high: None if a is None else -a}
+    return versus.model_copy(update=found)
 
 
 def _versus(seeds: Difference, rows: Difference | None, p_holm: float | None) -> Versus:

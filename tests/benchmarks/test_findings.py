@@ -21,7 +21,7 @@ from compactrec.benchmarks.pairs import Pair, pairs_of
 from compactrec.benchmarks.report import write_report
 from compactrec.benchmarks.study import write_json
 from compactrec.benchmarks.texts import estimate_text
-from compactrec.benchmarks.versus import Verdict, Versus
+from compactrec.benchmarks.versus import Verdict, Versus, turned
 from tests.benchmarks.fake_runs import fake_study
 
 BIG, MIDDLE, SMALL = 4_000_000, 1_000_000, 250_000
@@ -83,7 +83,19 @@ def test_ranks_go_from_the_best_model_to_the_worst(studies: list[StudyResult]) -
 def test_orders_of_made_up_studies(studies: list[StudyResult]) -> None:
     text = orders_table(studies)
     assert "| 1/16 | `mixed` | `hash` | 2 of 2 | 2 | 0 | holds |" in text
-    assert "| 1/4 | `compositional` | `hash` | 1 of 2 | 1 | 1 | contradicted |" in text
+    assert "| 1/4 | `hash` | `compositional` | 1 of 2 | 1 | 1 | contradicted |" in text
+
+
+def test_a_difference_turned_round() -> None:
+    found = Versus(
+        mean=0.25, low=0.125, high=0.5, p_value=0.01, p_holm=0.02, rows_low=None, rows_high=0.75,
+        num_seeds=5, verdict="better",
+    )  # fmt: skip
+    assert turned(found) == Versus(
+        mean=-0.25, low=-0.5, high=-0.125, p_value=0.01, p_holm=0.02, rows_low=-0.75,
+        rows_high=None, num_seeds=5, verdict="worse",
+    )  # fmt: skip
+    assert turned(turned(found)) == found
 
 
 def pair(mean: float, verdict: Verdict) -> Pair:
@@ -128,6 +140,7 @@ def test_claims_have_every_study(studies: list[StudyResult]) -> None:
     assert f" {small.versus.mean:+.4f} ± " in lines[2]
     assert " ▲ | " in lines[2]
     assert " ▼ | " in lines[3]
+    assert "no plan" not in lines[2] + lines[3]
 
 
 def test_sharing_says_how_the_difference_grows(results: Path) -> None:
