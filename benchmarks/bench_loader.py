@@ -1,6 +1,6 @@
 """The loader in rows per second on one core, beside plain pyarrow -> torch and two bounds.
 
-    python benchmarks/bench_loader.py --rows 2000000 --out benchmarks/results/loader.json
+    python benchmarks/bench_loader.py --rows 1500000 --rounds 3 --out benchmarks/results/loader.json
 
 Synthetic rows of Criteo's shape (13 dense, 26 single-hot), snappy parquet, files in the page cache.
 The process is bound to one core, torch and pyarrow have one thread. Contenders take turns; the best
@@ -13,8 +13,10 @@ round of each counts, by processor time (a busy machine does not change it much)
 * ``memory``: copying tensors with the bytes of a batch, the bound for anything that makes one.
 
 ``batch`` holds these: the loader alone, drained. ``training`` is measured apart: an epoch of the
-default DLRM with full tables on the same rows, one thread for the steps, and which share of its
-time it waits for the next batch; with prefetching the loader may use a second core.
+default DLRM with full tables on the same rows, one thread for the steps, and the shares of its
+time: waiting for the next batch (with prefetching the loader may use a second core), making
+torchrec's KeyedJaggedTensor of it, forward, backward with the update of the tables, and the rest of
+the loop with the optimizer of the dense part.
 """
 
 import argparse
@@ -23,6 +25,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -41,11 +44,12 @@ from compactrec.benchmarks.environment import (
 from compactrec.benchmarks.model import build_model
 from compactrec.benchmarks.optimizers import Optimizers
 from compactrec.benchmarks.plans import resolve_plan
+from compactrec.data.batch import Batch
 from compactrec.data.loader import DEFAULT_WINDOW_ROWS, BatchLoader
 from compactrec.data.manifest import Manifest
 from compactrec.data.synthetic import make_synthetic
 
-__all__ = ["main"]
+__all__ = ["epoch", "main", "training"]
 
 Plain = tuple[Tensor, Tensor, Tensor]
 
@@ -139,43 +143,58 @@ def measure(folder: Path, batch: int, rounds: int) -> dict[str, dict[str, float]
     }
 
 
-def training(folder: Path, batch: int, rounds: int) -> dict[str, dict[str, float]]:
-    """An epoch of DLRM, with and without prefetching: rows per second and the loader's share."""
+def training(folder: Path, batch: int, rounds: int) -> dict[str, dict[str, object]]:
+    """An epoch of DLRM, with and without prefetching: rows per second and shares of its time."""
     config = TrainConfig(data=folder, out=folder, method="full", batch_size=batch)
     manifest = Manifest.load(folder)
     model, embeddings = build_model(config, resolve_plan(config, manifest), len(manifest.dense))
     optimizers = Optimizers(model, embeddings, config)
-    best: dict[bool, tuple[float, float]] = {}
+    best: dict[bool, dict[str, float]] = {}
+    epoch(islice(BatchLoader(folder, "train", batch), 3), model, optimizers)  # kernels are compiled
     for _ in range(rounds):
         for prefetch in (False, True):
-            spent = _epoch(
-                BatchLoader(folder, "train", batch, prefetch=prefetch), model, optimizers
-            )
-            best[prefetch] = min(best.get(prefetch, spent), spent)
+            batches = iter(BatchLoader(folder, "train", batch, prefetch=prefetch))
+            spent = epoch(batches, model, optimizers)
+            best[prefetch] = min(best.get(prefetch, spent), spent, key=lambda of: of["all"])
     num_rows = manifest.splits["train"].num_rows
     return {
         "prefetch" if prefetch else "no_prefetch": {
-            "rows_per_second": round(num_rows / total),
-            "loader_share_of_time": round(waited / total, 4),
+            "rows_per_second": round(num_rows / spent["all"]),
+            "shares_of_time": {
+                part: round(seconds / spent["all"], 4)
+                for part, seconds in spent.items()
+                if part != "all"
+            },
         }
-        for prefetch, (total, waited) in best.items()
+        for prefetch, spent in best.items()
     }
 
 
-def _epoch(loader: BatchLoader, model: nn.Module, optimizers: Optimizers) -> tuple[float, float]:
-    """Seconds in all, and seconds spent waiting for batches."""
-    waited = 0.0
-    batches = iter(loader)
-    start = asked = time.perf_counter()
+def epoch(batches: Iterator[Batch], model: nn.Module, optimizers: Optimizers) -> dict[str, float]:
+    """Train on ``batches``; seconds of each part of the loop, and of ``all``."""
+    spent = {"loader": 0.0, "features": 0.0, "forward": 0.0, "backward": 0.0, "rest": 0.0}
+    start = last = time.perf_counter()
+
+    def timed(part: str) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        spent[part] += now - last
+        last = now
+
     while (batch := next(batches, None)) is not None:
+        timed("loader")
         features = batch.kjt()
-        waited += time.perf_counter() - asked
+        timed("features")
         loss = binary_cross_entropy_with_logits(model(batch.dense, features), batch.labels)
+        timed("forward")
         optimizers.zero_grad()
+        timed("rest")
         loss.backward()
+        timed("backward")
         optimizers.step()
-        asked = time.perf_counter()
-    return time.perf_counter() - start, waited
+        timed("rest")
+    timed("loader")
+    return {**spent, "all": last - start}
 
 
 def footprint(folder: Path, batch: int) -> dict[str, int]:
@@ -202,6 +221,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2_000_000)
     parser.add_argument("--batch", type=int, nargs="+", default=[2048, 16384])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--training-rounds", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="data folder to use instead of synthetic rows")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/loader.json"))
     arguments = parser.parse_args()
@@ -218,7 +238,7 @@ def main() -> None:
         }
         result["footprint"] = footprint(folder, arguments.batch[0])
         result["training"] = {
-            str(b): training(folder, b, arguments.rounds) for b in arguments.batch
+            str(b): training(folder, b, arguments.training_rounds) for b in arguments.batch
         }
         os.sched_setaffinity(0, {min(cores)})
         result["batch"] = {str(b): measure(folder, b, arguments.rounds) for b in arguments.batch}

@@ -102,8 +102,8 @@ def _read(model: str, features: Sequence[Feature]) -> tuple[Feature, ...]:
 
 def measure(
     model: str, features: tuple[Feature, ...], batch: int, *, rounds: int, steps: int, threads: int
-) -> dict[str, dict[str, float]]:
-    """Samples per second of a model's entrants, and how many times as fast ours is."""
+) -> dict[str, dict[str, Any]]:
+    """Samples per second of a model's entrants, how many times as fast ours is, and profiles."""
     batches = partial(click_batches, features, batch, NUM_BATCHES, 0)
     made = {n: Entrant(batches, partial(build, n, model, features)) for n in names_of(model)}
     measured = take_turns(made, rounds=rounds, steps=steps, threads=threads)
@@ -115,6 +115,7 @@ def measure(
             "times_as_fast_is_ours": round(of.seconds / ours, 3),
             "table_bytes": of.table_bytes,
             "peak_bytes": of.peak_bytes,
+            "operators": of.operators,
         }
         for name, of in measured.items()
     }
@@ -150,14 +151,11 @@ def main() -> None:
                 f"{row['samples_per_second']:8.0f}/s  ours {row['times_as_fast_is_ours']:.2f}x",
                 flush=True,
             )
-    write_bench(
-        args.out,
-        args.threads,
-        {
+        setting = {
             "batch": args.batch, "dim": args.dim, "num_ids": sum(sizes), "rounds": args.rounds,
-            "steps": args.steps, "models": found,
-        },
-    )  # fmt: skip
+            "steps": args.steps,
+        }  # fmt: skip
+        write_bench(args.out, args.threads, {**setting, "models": found})  # so far
 
 
 if __name__ == "__main__":

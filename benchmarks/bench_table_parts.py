@@ -10,6 +10,10 @@ each has a time of its own.
 * ``lookup``: rows read and written out;
 * ``combine``: vectors from rows, and ``combine_backward`` the gradient of it;
 * ``update``: gradients of equal rows summed, and the optimizer's rule.
+
+Beside the times are bounds: bytes that lookup, combine, its backward pass and update must move
+(``table_bounds``), over the rate of a random gather (lookup, update) or of a copy (combine) that
+was measured in the same rounds.
 """
 
 import argparse
@@ -26,6 +30,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from compactrec.benchmarks.bench_file import write_bench
 from compactrec.benchmarks.bench_tables import Collection, collection_of, contenders
 from compactrec.benchmarks.memory import keep_freed_memory
+from compactrec.benchmarks.table_bounds import Rates, bytes_of_parts, milliseconds
 from compactrec.benchmarks.table_inputs import features, fresh, make_kjts, zipf_batches
 from compactrec.embeddings import Feature
 
@@ -59,8 +64,8 @@ def step(collection: Collection, kjt: KeyedJaggedTensor, gradient: Tensor, times
     _timed(times, "update", lambda: pooled.backward(of_rows))
 
 
-def measure(of: tuple[Feature, ...], batch: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Median milliseconds of every part, by method."""
+def measure(of: tuple[Feature, ...], batch: int, rounds: int) -> dict[str, Any]:
+    """Median milliseconds of every part, by method, and bounds of those that move memory."""
     kjts = make_kjts(of, zipf_batches(of, batch, 8))
     collections = {
         name: collection_of(of, method, "auto", options)
@@ -68,12 +73,27 @@ def measure(of: tuple[Feature, ...], batch: int, rounds: int) -> dict[str, dict[
     }
     gradient = torch.randn(batch, sum(f.dim for f in of)) * 1e-3
     found: dict[str, Times] = {name: {} for name in collections}
+    rates = Rates(4 * max(f.num_ids or 1 for f in of), of[0].dim, len(of) * batch)
     for turn in range(rounds + WARM_UP):
+        rates.measure()
         for name, collection in collections.items():
             step(collection, kjts[turn % len(kjts)], gradient, found[name])
-    return {
+    rows = {
         name: {part: round(statistics.median(t[WARM_UP:]), 3) for part, t in times.items()}
         for name, times in found.items()
+    }
+    measured = rates.bytes_per_second()
+    bounds = {
+        name: {
+            part: round(bound, 3)
+            for part, bound in milliseconds(bytes_of_parts(collection, kjts), measured).items()
+        }
+        for name, collection in collections.items()
+    }
+    return {
+        "bytes_per_second": {k: round(r) for k, r in measured.items()},
+        "rows": rows,
+        "bounds": bounds,
     }
 
 
@@ -94,12 +114,14 @@ def main() -> None:
         for batch in args.batch:
             for threads in args.threads:
                 torch.set_num_threads(threads)
-                rows = measure(features(dim), batch, args.rounds)
-                results.append({"batch": batch, "dim": dim, "threads": threads, "rows": rows})
+                found = measure(features(dim), batch, args.rounds)
+                results.append({"batch": batch, "dim": dim, "threads": threads, **found})
                 print(f"batch {batch}, width {dim}, {threads} thread(s)")
-                for name, parts in rows.items():
+                for name, parts in found["rows"].items():
                     texts = (f"{part} {ms:.2f}" for part, ms in parts.items())
-                    print(f"  {name:14s} {sum(parts.values()):7.2f} ms  {'  '.join(texts)}")
+                    bound = sum(found["bounds"][name].values())
+                    total = f"{sum(parts.values()):7.2f} ms, bound {bound:.2f}"
+                    print(f"  {name:18s} {total}  {'  '.join(texts)}")
     write_bench(args.out, max(args.threads), {"memory_kept": memory_kept, "results": results})
 
 

@@ -7,7 +7,8 @@ per bag, Zipf ids, 13 dense columns, batch 4096. Every entrant is a process of i
 peak memory is its own; they take turns (A B C A B C ...), one at a time, so that a drift of the
 machine's speed hits all alike. A turn begins with a step that does not count: while a process
 waits, its memory leaves the caches and may be taken from it. What counts are the ratios within one
-run, of medians over rounds.
+run, of medians over rounds. ``operators`` says where the time of a step goes, from steps under
+torch's profiler after all that count.
 
 * ``dense_part``: the model with a constant for the tables, the bound for what has tables;
 * ``embedding_adam``, ``embedding_sparse_adam``: the model over ``nn.Embedding`` per feature;
@@ -22,6 +23,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from compactrec.benchmarks.bench_file import write_bench
 from compactrec.benchmarks.table_inputs import click_batches
@@ -56,21 +58,22 @@ def make_batches(setting: Setting) -> list[Batch]:
 
 def measure(
     names: Sequence[str], setting: Setting, *, rounds: int, steps: int, threads: int
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, Any]]:
     """Samples per second, ratios and bytes of every entrant."""
     made = {n: Entrant(partial(make_batches, setting), partial(build, n, setting)) for n in names}
     return _rows(setting.batch, take_turns(made, rounds=rounds, steps=steps, threads=threads))
 
 
-def _rows(batch: int, measured: Mapping[str, Measured]) -> dict[str, dict[str, float]]:
+def _rows(batch: int, measured: Mapping[str, Measured]) -> dict[str, dict[str, Any]]:
     beside = ("dense_part", "full", "embedding_sparse_adam", "embedding_adam", "deepctr_torch")
     rows = {}
     for name, of in measured.items():
-        row: dict[str, float] = {
+        row: dict[str, Any] = {
             "step_milliseconds": round(1e3 * of.seconds, 2),
             "samples_per_second": round(batch / of.seconds),
             "table_bytes": of.table_bytes,
             "peak_bytes": of.peak_bytes,
+            "operators": of.operators,
         }
         for other in beside:
             if other in measured:

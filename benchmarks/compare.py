@@ -24,6 +24,7 @@ from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.grid import make_grid, require_budgets
 from compactrec.benchmarks.jobs import Job, placed
 from compactrec.benchmarks.protocol_note import ProtocolNote
+from compactrec.benchmarks.readiness import check_ready
 from compactrec.benchmarks.result import Result
 from compactrec.benchmarks.runs import Failure, Progress, Runner, run_all, trained_already
 from compactrec.benchmarks.searches import Searcher, num_searches, run_searches
@@ -87,10 +88,12 @@ def compare(
     budget and seed are not used. `runner` and `searcher` are `train` and `search` unless a test
     brings its own. `protocol` is kept with the results.
 
-    Raises ValueError for an unknown method or budget, and when `base.out` holds a comparison on
-    other data or is being written by another process. A method that does not fit a budget and a run
+    Raises ValueError for an unknown method or budget, for budgets at which no method has a plan,
+    for a device that is not here, and when `base.out` holds a comparison on other data, is a data
+    folder or is being written by another process. A method that does not fit a budget and a run
     that fails are recorded in the result.
     """
+    check_ready(base)
     if runner is None:
         from compactrec.benchmarks.train import train
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from compactrec.benchmarks.runs import num_cores
 from compactrec.benchmarks.study import DataNote
 from compactrec.data.manifest import Manifest
 
-__all__ = ["Before", "Grid", "make_grid", "require_budgets"]
+__all__ = ["Before", "Grid", "make_grid", "require_baseline", "require_budgets"]
 
 
 class Before(Protocol):
@@ -56,6 +57,18 @@ def require_budgets(methods: Iterable[str], budgets: Iterable[str]) -> None:
         raise ValueError(f"methods {asked} need a budget to be compared at; give one or more")
 
 
+def require_baseline(baseline: str | None, methods: Iterable[str], budgets: Iterable[str]) -> None:
+    """Raise ValueError for a `baseline` that no report of these methods could test against."""
+    if baseline is None or not list(budgets):
+        return
+    known = [choice.text for choice in with_baselines(methods)]
+    if baseline not in known:
+        raise ValueError(
+            f"baseline (--baseline) {baseline!r} is not among the methods that are compared: "
+            f"{', '.join(known)}; choose one of them, or add it to the methods (--methods)"
+        )
+
+
 def make_grid(
     methods: tuple[str, ...],
     budgets: tuple[str, ...],
@@ -65,7 +78,8 @@ def make_grid(
 ) -> Grid:
     """Plans for all cells, saved in `base.out`; the baselines are added.
 
-    Raises ValueError for an unknown method or budget, and where `before` is of other data.
+    Raises ValueError for an unknown method or budget, where no method but `full` has a plan at any,
+    and where `before` is of other data.
     """
     choices = with_baselines(methods) if budgets else [parse_method(FULL)]
     manifest = Manifest.load(base.data)
@@ -75,6 +89,7 @@ def make_grid(
     base = _with_threads(base, num_jobs, before)
     (base.out / "plans").mkdir(parents=True, exist_ok=True)
     jobs, full_bytes = make_jobs(budgets, choices, base, manifest)
+    _require_plans(jobs)
     return Grid(base, manifest, note, jobs, full_bytes)
 
 
@@ -96,6 +111,26 @@ def _refuse_other_data(there: DataNote, here: DataNote, out: Path) -> None:
             f"{there.manifest_sha256[:8]}), and this is {here.name} (manifest "
             f"{here.manifest_sha256[:8]}); give another --out folder"
         )
+
+
+def _require_plans(jobs: list[Job]) -> None:
+    """Full tables alone are no comparison."""
+    sized = [job for job in jobs if job.cell.budget is not None]
+    if not sized or any(job.config is not None for job in sized):
+        return
+    largest = [job for job in sized if job.cell.budget == sized[0].cell.budget]
+    ordered = sorted(largest, key=lambda job: job.smallest_bytes or math.inf)
+    raise ValueError(
+        f"no method has a plan of {sized[0].cell.budget}, so full tables alone would be trained. "
+        f"The smallest plans: {'; '.join(_smallest(job) for job in ordered)}. Raise the budget "
+        f"(--budget)"
+    )
+
+
+def _smallest(job: Job) -> str:
+    if job.smallest_bytes is None:
+        return f"{job.cell.method} has none ({job.cell.reason})"
+    return f"{job.cell.method} {job.smallest_bytes:,} bytes"
 
 
 def _with_threads(base: TrainConfig, num_jobs: int, before: Before | None) -> TrainConfig:

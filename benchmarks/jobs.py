@@ -18,6 +18,7 @@ from compactrec.benchmarks.start import start_epochs, start_path, start_sha256
 from compactrec.benchmarks.study import Cell
 from compactrec.data.manifest import Manifest
 from compactrec.embeddings import load_plan
+from compactrec.embeddings.budget import NoPlanSoSmall
 
 __all__ = ["Found", "Job", "make_jobs", "placed", "plain"]
 
@@ -44,6 +45,8 @@ class Job:
     """The method draws hash functions: every seed draws its own, so that intervals cover them."""
     search: MethodChoice | None = None
     """The search that makes the plans, one for every seed; then there is no plan before it ran."""
+    smallest_bytes: int | None = None
+    """Of the method's plans, where it has none at the budget for that reason."""
     found: dict[int, Found] = field(default_factory=dict)
     """seed -> what its search found."""
 
@@ -98,7 +101,8 @@ def _job(
         plan = resolve_plan(config, manifest)
         plan_bytes(config, plan)  # an open vocabulary is refused here, before anything is trained
     except ValueError as error:
-        return Job(cell.model_copy(update={"reason": str(error)}), None)
+        least = error.smallest_bytes if isinstance(error, NoPlanSoSmall) else None
+        return Job(cell.model_copy(update={"reason": str(error)}), None, smallest_bytes=least)
     path = base.out / "plans" / f"{_slug(cell)}.json"
     plan.save(path)
     return Job(cell, changed(config, plan=path), plan.digest, choice.draws)
@@ -117,7 +121,8 @@ def _of_file(cell: Cell, path: Path, base: TrainConfig, manifest: Manifest) -> J
     taken = plan_bytes(config, plan).serving_bytes
     if cell.budget_bytes is not None and taken > cell.budget_bytes:
         reason = f"{path} serves with {taken:,} bytes, and the budget is {cell.budget_bytes:,}"
-        return Job(cell.model_copy(update={"reason": reason}), None)
+        without = cell.model_copy(update={"reason": reason})
+        return Job(without, None, smallest_bytes=taken)
     return Job(cell, config, plan.digest)
 
 

@@ -29,7 +29,8 @@ __all__ = [
 ]
 
 HIDDEN = (400, 400, 400)
-CIN = (64, 64, 64)
+CIN = (16, 16, 16)
+"""Wider ones, at batch 4096, take more memory in the peers than a small machine has."""
 
 DEEPCTR: Mapping[str, tuple[str, bool, dict[str, Any]]] = {
     "ipnn": ("PNN", False, {}),

@@ -22,8 +22,9 @@ from compactrec.benchmarks.budgets import format_bytes
 from compactrec.embeddings import AnyPlan, Feature, Plan, size
 from compactrec.embeddings.contract import Lowered, Output
 from compactrec.embeddings.rewrite import Bags, Rewrite
+from compactrec.places import check_out_file
 
-__all__ = ["FREQUENCY_CUTS", "FeatureFigures", "draw_plan", "plan_figures"]
+__all__ = ["FREQUENCY_CUTS", "FeatureFigures", "check_picture", "draw_plan", "plan_figures"]
 
 FREQUENCY_CUTS = (0.0, 0.01, 0.05, 0.2, 0.5, 1.0)
 """Shares of a feature's ids, most frequent first, at which the ranges begin and end."""
@@ -146,6 +147,19 @@ def _by_frequency(widths: Floats, counts: npt.NDArray[np.int64]) -> tuple[float,
     return tuple(
         float(ranked[a:b].mean()) if b > a else float("nan") for a, b in itertools.pairwise(ends)
     )
+
+
+def check_picture(path: Path) -> None:
+    """Raise ``ValueError`` where no picture can be drawn at ``path``."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    check_out_file(path, "--picture")
+    kinds = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix.removeprefix(".").lower() not in kinds:
+        raise ValueError(
+            f"--picture {path} ends in {path.suffix!r}, which is no kind of picture here; give a "
+            f"name that ends in .png ({', '.join(sorted(kinds))} are known too)"
+        )
 
 
 def draw_plan(

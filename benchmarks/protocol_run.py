@@ -18,6 +18,7 @@ from compactrec.benchmarks.protocol_note import ProtocolNote, Published
 from compactrec.benchmarks.runs import Runner
 from compactrec.benchmarks.tuning import Tuning
 from compactrec.data.manifest import Manifest
+from compactrec.places import check_out_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,6 +75,7 @@ def run_protocol(
     Raises ValueError for a model that is not in the protocol, for a change of what it fixes (unless
     the request allows it), for a data folder that was prepared otherwise, and as `compare` does.
     """
+    check_out_folder(request.out)
     models = request.models or tuple(protocol.models)
     changes = {model: list(changes_of(protocol, model, request)) for model in models}
     if not request.allow_changes:

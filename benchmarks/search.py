@@ -31,6 +31,7 @@ from compactrec.benchmarks.fitness import Fitness, rows_of
 from compactrec.benchmarks.memory import keep_freed_memory
 from compactrec.benchmarks.model import build_model, click_model
 from compactrec.benchmarks.plans import counts_of
+from compactrec.benchmarks.readiness import check_ready
 from compactrec.benchmarks.result import DataInfo
 from compactrec.benchmarks.search_config import SearchConfig
 from compactrec.benchmarks.search_loop import SearchLoop
@@ -74,6 +75,7 @@ def search(config: SearchConfig) -> SearchResult:
         ValueError: the data or the result in the folder does not fit the config, or another
             process is writing there.
     """
+    check_ready(config.train)
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     keep_freed_memory()
     reset_peak_rss()
@@ -90,6 +92,7 @@ def search(config: SearchConfig) -> SearchResult:
         if (done := finished_search(train.out, identity)) is not None:
             store.remove()
             return done
+        manifest.verify(train.data, ("train", "validation"))
         (train.out / "plans").mkdir(parents=True, exist_ok=True)
         run = _start(config, manifest, store)
         loop = SearchLoop(train, run.model, run.supernet, store, config.search)

@@ -27,7 +27,7 @@ from compactrec.embeddings.checkpointing import CheckpointFolder
 from compactrec.embeddings.equal_batches import needs_equal_batches, pad_bags
 from compactrec.embeddings.sharding import shard
 
-__all__ = ["ShardedLoop"]
+__all__ = ["ShardedLoop", "loss_of_part"]
 
 
 class ShardedLoop:
@@ -111,11 +111,7 @@ class ShardedLoop:
         return float(shown)
 
     def _loss(self, logits: Tensor, batch: KjtBatch) -> tuple[Tensor, Tensor]:
-        """What is backpropagated, and what is shown: its part without the penalty."""
-        scale = self._processes.size / batch.num_rows
-        entropy = binary_cross_entropy_with_logits(logits, batch.labels, reduction="sum") * scale
-        penalty = self._penalty.take() * (batch.labels.shape[0] * scale)
-        return entropy + penalty, entropy.detach()
+        return loss_of_part(logits, batch, self._penalty.take(), self._processes.size)
 
     def _batches(self, loader: BatchLoader) -> Iterator[KjtBatch]:
         """Batches as the model takes them; with the rewrite done in a thread, where asked for."""
@@ -136,3 +132,16 @@ class ShardedLoop:
                 with torch.no_grad():
                     made = made.rewritten(self._rewrite)
             yield made.to(self._config.device, non_blocking=True)
+
+
+def loss_of_part(
+    logits: Tensor, batch: KjtBatch, penalty: Tensor | float, num_processes: int
+) -> tuple[Tensor, Tensor]:
+    """What a process backpropagates, and what is shown: its part without the penalty.
+
+    ``batch`` is its part of one of ``batch.num_rows`` examples, ``penalty`` a mean over that part.
+    The mean over processes is the loss of the whole batch, however unequal the parts are.
+    """
+    scale = num_processes / batch.num_rows
+    entropy = binary_cross_entropy_with_logits(logits, batch.labels, reduction="sum") * scale
+    return entropy + penalty * (batch.labels.shape[0] * scale), entropy.detach()

@@ -11,8 +11,14 @@ from torch import Tensor, nn
 
 from compactrec.embeddings.checkpoint_index import TensorSet
 from compactrec.embeddings.checkpoint_optimizer import OptimizerNames
-from compactrec.embeddings.checkpoint_random import put_random, take_random
-from compactrec.embeddings.checkpoint_state import model_tensors, prefixed, put_model, without
+from compactrec.embeddings.checkpoint_random import take_random
+from compactrec.embeddings.checkpoint_state import (
+    check_same_optimizers,
+    model_tensors,
+    prefixed,
+    put_all,
+    without,
+)
 from compactrec.embeddings.checkpointing import Checkpoint, CheckpointFolder
 
 __all__ = ["Resumable", "Stateful", "origin", "restore", "save"]
@@ -105,29 +111,9 @@ def restore(
     names = names or OptimizerNames(model, optimizers.stepped)
 
     def put() -> None:
-        settings = [rank["optimizers"] for rank in checkpoint.ranks]
-        names.check(without("optimizer.", checkpoint.tensors.tensors), settings)
-        _put(folder, checkpoint, model, optimizers, loader, names)
+        check_same_optimizers(checkpoint, names)
+        found, saved = put_all(folder, checkpoint, model, names, also=["decay."])
+        optimizers.load_decay_state(without("decay.", found))
+        loader.load_state_dict(saved["loader"])
 
     folder.processes.together(put)
-
-
-def _put(
-    folder: CheckpointFolder,
-    checkpoint: Checkpoint,
-    model: nn.Module,
-    optimizers: Stateful,
-    loader: Resumable,
-    names: OptimizerNames,
-) -> None:
-    rank = folder.processes.rank % len(checkpoint.ranks)
-    saved = checkpoint.ranks[rank]
-    own = prefixed("model.", model_tensors(model)) | prefixed("optimizer.", names.inside)
-    outside = [f"optimizer.{name}." for name in names.outside]
-    random = f"random.{rank}."
-    found = folder.read(checkpoint.tensors, own, whole=[*outside, "decay.", random])
-    put_model(model, without("model.", found))
-    names.put(without("optimizer.", found), saved["optimizers"])
-    optimizers.load_decay_state(without("decay.", found))
-    loader.load_state_dict(saved["loader"])
-    put_random(without(random, found), saved["random"])

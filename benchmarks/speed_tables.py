@@ -57,18 +57,22 @@ def tables_table(path: Path) -> str:
 
 
 def parts_table(path: Path) -> str:
-    """Milliseconds of each part of a method's table step."""
+    """Milliseconds of each part of a method's table step, and of what its bytes take alone."""
     results = _results(path)
     parts = list(results[0]["rows"]["full"])
+    titles = [*(part.replace("_", " ") for part in parts), "sum", "bound", "combines / bound"]
     lines = [
-        _line(["method", "threads", *(part.replace("_", " ") for part in parts), "sum"]),
-        _line(["---", "---", *["---:"] * (len(parts) + 1)]),
+        _line(["method", "threads", *titles]),
+        _line(["---", "---", *["---:"] * len(titles)]),
     ]
     for result in results:
         for name, row in result["rows"].items():
+            bounds = result["bounds"][name]
+            combines = [sum(of[p] for p in ("combine", "combine_backward")) for of in (row, bounds)]
             cells = [f"{row[part]:.2f}" for part in parts]
-            total = f"{sum(row.values()):.2f}"
-            lines.append(_line([f"`{name}`", str(result["threads"]), *cells, total]))
+            cells += [f"{sum(of.values()):.2f}" for of in (row, bounds)]
+            cells += [f"{combines[0] / combines[1]:.2f}" if combines[1] else "-"]
+            lines.append(_line([f"`{name}`", str(result["threads"]), *cells]))
     return "\n".join(lines)
 
 

@@ -9,12 +9,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from compactrec.data.manifest import file_sha256
+from compactrec.file_hash import file_sha256
 
 __all__ = ["START_EPOCHS", "load_start", "start_epochs", "start_path", "start_sha256"]
 
 START_EPOCHS = "epochs"
 """Key of the file's metadata: how many epochs whoever made the start asks for."""
+
+MOST_NAMED = 5
+"""Keys that a message names, where a start is of another model."""
 
 
 def start_path(plan: Path) -> Path:
@@ -30,10 +33,7 @@ def start_sha256(path: Path | None) -> str | None:
     """
     if path is None:
         return None
-    if not path.is_file():
-        raise ValueError(
-            f"start {path} is not a file; give a safetensors file with the state dict of the model"
-        )
+    _require_file(path)
     return file_sha256(path)
 
 
@@ -41,8 +41,9 @@ def start_epochs(path: Path) -> int | None:
     """Epochs that a search asks for with its start, 0 to serve it as it is; None where it does not.
 
     Raises:
-        ValueError: the file is no safetensors file.
+        ValueError: there is no such file, or it is no safetensors file.
     """
+    _require_file(path)
     try:
         with safe_open(str(path), framework="pt") as file:
             asked = (file.metadata() or {}).get(START_EPOCHS)
@@ -71,10 +72,23 @@ def load_start(model: nn.Module, path: Path) -> None:
             wrong.append(f"{key} is {theirs} there and {ours} here")
     if wrong:
         raise ValueError(
-            f"start {path} does not fit the model: {'; '.join(sorted(wrong))}. Give the plan and "
-            "the model settings that it was saved with"
+            f"start {path} does not fit the model: {_listed(sorted(wrong))}. Give the plan and the "
+            f"model settings that it was saved with"
         )
     model.load_state_dict(found)
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise ValueError(
+            f"start (--start) {path} is not a file; give a safetensors file with the state dict of "
+            f"the model, as 'compactrec search' leaves it beside a plan"
+        )
+
+
+def _listed(wrong: list[str]) -> str:
+    more = len(wrong) - MOST_NAMED
+    return "; ".join(wrong[:MOST_NAMED]) + (f"; and {more:,} more" if more > 0 else "")
 
 
 def _kind(tensor: torch.Tensor) -> str:

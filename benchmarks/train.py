@@ -42,6 +42,7 @@ from compactrec.benchmarks.outcome import keep_weights, make_result
 from compactrec.benchmarks.plans import resolve_plan
 from compactrec.benchmarks.processes import Processes, joined
 from compactrec.benchmarks.progress import ProgressBar
+from compactrec.benchmarks.readiness import check_ready
 from compactrec.benchmarks.result import (
     MODEL_NAME,
     PLAN_NAME,
@@ -105,9 +106,10 @@ def train(config: TrainConfig, *, stop_on_signals: bool = False) -> Result:
         TrainingCollapsed: validation AUC stays at that of chance.
         CheckpointError: the checkpoint in ``config.out`` is damaged or of another run, or a new
             one cannot be written.
-        ValueError: the data, the plan or the result in ``config.out`` does not fit the config, or
-            another process is writing there.
+        ValueError: the data, the plan or the result in ``config.out`` does not fit the config,
+            another process is writing there, it is a data folder, or the device is not here.
     """
+    check_ready(config)
     # Every KeyedJaggedTensor asks torch.fx whether it is traced, and torch 2.13 logs that it did.
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     keep_freed_memory()
@@ -135,6 +137,8 @@ def train(config: TrainConfig, *, stop_on_signals: bool = False) -> Result:
         if known is not None:
             store.remove()  # where the run was killed after its result, before clearing up
             return Result.model_validate_json(known)
+        used = ("train", "validation", "test") if config.score_test else ("train", "validation")
+        manifest.verify(config.data, used)
         config.out.mkdir(parents=True, exist_ok=True)
         run = _start(config, manifest, plan, store, processes)
         with noted_signals(stop_on_signals) as run.interrupt:

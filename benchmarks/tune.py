@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.grid import make_grid, require_budgets
+from compactrec.benchmarks.readiness import check_ready
 from compactrec.benchmarks.runs import Progress, Runner
 from compactrec.benchmarks.searches import Searcher, num_searches, run_searches
 from compactrec.benchmarks.tune_file import TUNE_NAME, TuneFile, tune_file
@@ -58,6 +59,7 @@ def tune(
     The arguments are those of :func:`compactrec.benchmarks.compare.compare`. Raises ValueError as
     it does, and for a space that does not fit `base`.
     """
+    check_ready(base)
     if runner is None:
         from compactrec.benchmarks.train import train
 

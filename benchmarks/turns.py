@@ -11,16 +11,20 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import cycle, islice
 from multiprocessing.connection import Connection
 
 import torch
 
 from compactrec.benchmarks.environment import peak_rss_bytes, reset_peak_rss
 from compactrec.benchmarks.memory import keep_freed_memory
+from compactrec.benchmarks.step_profile import operators
 from compactrec.data.batch import Batch
 
 __all__ = ["Entrant", "Measured", "Step", "take_turns"]
 
+PROFILED = 4
+"""Steps of a profile."""
 Step = Callable[[Batch], float]
 """One training step; returns the loss."""
 
@@ -43,6 +47,8 @@ class Measured:
     table_bytes: int
     peak_bytes: int
     """By how much the process grew."""
+    operators: dict[str, float]
+    """Milliseconds of a step by operator, of turns under a profiler that do not count."""
 
 
 def take_turns(
@@ -68,13 +74,15 @@ def take_turns(
     found = {}
     for name, pipe in pipes.items():
         pipe.send(0)
-        found[name] = Measured(statistics.median(times[name]), table_bytes[name], pipe.recv())
+        peak = pipe.recv()
+        found[name] = Measured(statistics.median(times[name]), table_bytes[name], peak, pipe.recv())
         workers[name].join()
     return found
 
 
 def _work(entrant: Entrant, threads: int, pipe: Connection) -> None:
-    """A process of one entrant: takes numbers of steps, gives seconds; 0 asks for the memory."""
+    """A process of one entrant: takes numbers of steps, gives seconds; 0 asks for the memory, then
+    for what is in a profile."""
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     torch.set_num_threads(threads)
     keep_freed_memory()
@@ -82,13 +90,17 @@ def _work(entrant: Entrant, threads: int, pipe: Connection) -> None:
     reset_peak_rss()
     before = peak_rss_bytes()
     step, table_bytes = entrant.build()
-    done = 0
+    following = cycle(batches)
+
+    def run(num_steps: int) -> None:
+        for batch in islice(following, num_steps):
+            step(batch)
+
     pipe.send(table_bytes)
     while num_steps := pipe.recv():
-        step(batches[done % len(batches)])  # brings back what the others have pushed out
+        run(1)  # brings back what the others have pushed out
         start = time.perf_counter()
-        for _ in range(num_steps):
-            done += 1
-            step(batches[done % len(batches)])
+        run(num_steps)
         pipe.send(time.perf_counter() - start)
     pipe.send(peak_rss_bytes() - before)
+    pipe.send(operators(lambda: run(PROFILED), PROFILED))

@@ -11,7 +11,10 @@ from pathlib import Path
 from compactrec.data.manifest import MANIFEST_NAME
 from compactrec.locks import locked
 
-__all__ = ["building"]
+__all__ = ["RUN_FILES", "building"]
+
+RUN_FILES = ("*.safetensors", "result.json", "search.json", "tune.json", "compare.json")
+"""What runs leave in their folders and no data folder has."""
 
 
 @contextmanager
@@ -20,8 +23,8 @@ def building(out: Path, overwrite: bool = False) -> Iterator[Path]:
 
     Leftovers of a run that was killed are removed by the next one; a lock tells them from a run
     that is still going. An existing `out` is replaced only with `overwrite`, and only when it is a
-    data folder (or empty). Raises ValueError where that forbids it, OSError in words when the disk
-    is full.
+    data folder that holds no run (or empty). Raises ValueError where that forbids it, OSError in
+    words when the disk is full.
     """
     out = out.absolute()
     partial, old = (out.parent / f".{out.name}.{kind}" for kind in ("partial", "old"))
@@ -59,4 +62,9 @@ def _check_target(out: Path, overwrite: bool) -> None:
         raise ValueError(
             f"{out} is a data folder already; choose another folder, or overwrite it (--overwrite, "
             f"in Python overwrite=True)"
+        )
+    if run := next((path for name in RUN_FILES for path in out.rglob(name)), None):
+        raise ValueError(
+            f"{out} is a data folder with a run in it ({run.relative_to(out)}), which overwriting "
+            f"would delete; move that away, or choose another folder"
         )

@@ -87,7 +87,9 @@ class BatchLoader:
         self.prefetch = prefetch
         self.part = part
         selected = _select(self.manifest, keys)
-        self._reader = ShardReader(Path(folder), self.manifest, split, selected, verify)
+        self._reader = ShardReader(Path(folder), self.manifest, split, selected)
+        if verify:
+            self.manifest.verify(folder, (split,))
         self.keys = tuple(f.name for f in selected)
         self.num_rows = self.manifest.splits[split].num_rows
         self._window_rows = window_rows

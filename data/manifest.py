@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from compactrec.data.protocol import PROTOCOL_NAMES
+from compactrec.file_hash import file_sha256
 
 __all__ = [
     "MANIFEST_NAME",
@@ -26,7 +28,6 @@ __all__ = [
     "Source",
     "SparseFeature",
     "Split",
-    "file_sha256",
 ]
 
 MANIFEST_NAME = "manifest.json"
@@ -230,25 +231,29 @@ class Manifest(_Frozen):
         return [Path(folder) / shard.path for shard in self.splits[split].shards]
 
     def counts(self, folder: str | Path) -> dict[str, np.ndarray]:
-        """Training counts per feature, shape (num_ids,) int64; open vocabularies are left out."""
-        import pyarrow.parquet as pq
+        """Training counts per feature, shape (num_ids,) int64; open vocabularies are left out.
 
+        Raises ValueError, naming the file, where one is missing or damaged.
+        """
         result: dict[str, np.ndarray] = {}
         for feature in self.sparse:
             if feature.num_ids is None or feature.vocabulary is None:
                 continue
-            table = pq.read_table(Path(folder) / feature.vocabulary, columns=["id", "count"])
+            ids, occurrences = _id_counts(Path(folder) / feature.vocabulary)
             counts = np.zeros(feature.num_ids, dtype=np.int64)
-            np.add.at(counts, table["id"].to_numpy(), table["count"].to_numpy())
+            np.add.at(counts, ids, occurrences)
             if feature.oov_id is not None:
                 counts[feature.oov_id] += feature.oov_count
             result[feature.name] = counts
         return result
 
-    def verify(self, folder: str | Path) -> None:
-        """Compare every shard with its sha256; ValueError naming the first file that differs."""
-        for split in self.splits.values():
-            for shard in split.shards:
+    def verify(self, folder: str | Path, splits: Collection[str] | None = None) -> None:
+        """Compare every shard of these splits, or of all, with its sha256; reads every byte.
+
+        Raises ValueError naming the first file that differs.
+        """
+        for name in self.splits if splits is None else splits:
+            for shard in self.splits[name].shards:
                 path = Path(folder) / shard.path
                 if not path.is_file():
                     raise ValueError(f"{path} is missing; prepare the data again")
@@ -259,10 +264,18 @@ class Manifest(_Frozen):
                     )
 
 
-def file_sha256(path: str | Path) -> str:
-    """sha256 of a file's bytes, as hex."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def _id_counts(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The two columns of a vocabulary file that count."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        raise ValueError(f"{path} is missing; the manifest lists it, prepare the data again")
+    try:
+        table = pq.read_table(path, columns=["id", "count"])
+        return table["id"].to_numpy(), table["count"].to_numpy()
+    except (OSError, KeyError, pa.ArrowException) as error:
+        text = " ".join(str(error).split())
+        raise ValueError(
+            f"{path} is not a whole vocabulary ({text}); prepare the data again"
+        ) from error

@@ -7,7 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from compactrec.data.manifest import Shard, Split, file_sha256
+from compactrec.data.manifest import Shard, Split
+from compactrec.file_hash import file_sha256
 
 __all__ = ["ROW_GROUP_ROWS", "SHARD_ROWS", "ShardWriter"]
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from compactrec.data.batch import Batch
-from compactrec.data.manifest import Manifest, SparseFeature, file_sha256
+from compactrec.data.manifest import Manifest, SparseFeature
 
 __all__ = ["RowGroup", "ShardReader", "Window", "merge"]
 
@@ -93,7 +93,6 @@ class ShardReader:
         manifest: its manifest.
         split: ``"train"``, ``"validation"`` or ``"test"``.
         features: the sparse features to read, in order.
-        verify: compare every shard with its sha256 now (reads every byte).
 
     Raises:
         ValueError: a shard is missing, damaged, or does not hold what the manifest says.
@@ -105,7 +104,6 @@ class ShardReader:
         manifest: Manifest,
         split: str,
         features: Sequence[SparseFeature],
-        verify: bool = False,
     ) -> None:
         self.features = tuple(features)
         self._plain = (manifest.label, *manifest.dense)
@@ -116,11 +114,6 @@ class ShardReader:
         self._types: dict[str, pa.DataType] = {}
         for i, shard in enumerate(manifest.splits[split].shards):
             metadata = self._open(i, shard.num_rows)
-            if verify and file_sha256(self._paths[i]) != shard.sha256:
-                raise ValueError(
-                    f"{self._paths[i]}: its sha256 is not the manifest's, so the file was changed "
-                    f"after it was written; prepare the data again"
-                )
             self._check_types(self._paths[i], metadata.schema.to_arrow_schema())
             self._metadata.append(metadata)
             self.row_groups += [

@@ -20,10 +20,20 @@ from compactrec.embeddings.registry import (
 from compactrec.embeddings.size import size
 from compactrec.embeddings.sizing import BudgetTooSmall, assignment_bytes
 
-__all__ = ["SMALL_NUM_IDS", "Counts", "budget_method", "full_plan", "make_plan"]
+__all__ = ["SMALL_NUM_IDS", "Counts", "NoPlanSoSmall", "budget_method", "full_plan", "make_plan"]
 
 SMALL_NUM_IDS = 200
 """Features of at most so many ids stay full, unless told otherwise: they cost next to nothing."""
+
+
+class NoPlanSoSmall(ValueError):
+    """No plan of a method is as small as the budget."""
+
+    def __init__(
+        self, method: str, budget_bytes: int, smallest_bytes: int, parts: str, advice: str = ""
+    ) -> None:
+        super().__init__(f"{method}: {_too_small(budget_bytes, smallest_bytes, parts, advice)}")
+        self.smallest_bytes = smallest_bytes
 
 
 def full_plan(features: Sequence[Feature]) -> Plan:
@@ -74,15 +84,16 @@ def make_plan(
         except BudgetTooSmall as error:
             least = error.smallest_bytes
             parts = f"{stay}, and {least:,} for the others" if small else ""
-            text = _too_small(budget_bytes, kept_bytes + least, parts, error.advice)
-            raise ValueError(f"{method}: {text}") from None
+            raise NoPlanSoSmall(
+                method, budget_bytes, kept_bytes + least, parts, error.advice
+            ) from None
     names = [tuple(f.name for f in group) for group, _ in (*kept.groups, *solved.groups)]
     configs = [config for _, config in (*kept.groups, *solved.groups)]
     groups = tuple(Group(n, c) for n, c in zip(names, configs, strict=True))
     plan = Plan(tuple(features), groups, solved.arrays)
     found = size(plan).serving_bytes
     if found > budget_bytes:
-        raise ValueError(f"{method}: {_too_small(budget_bytes, found, stay if small else '')}")
+        raise NoPlanSoSmall(method, budget_bytes, found, stay if small else "")
     return plan
 
 

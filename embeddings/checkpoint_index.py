@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from compactrec.embeddings.checkpoint_io import CheckpointError, sha256_of, write_atomically
+from compactrec.embeddings.checkpoint_io import CheckpointError, write_atomically
+from compactrec.file_hash import file_sha256
 
 __all__ = [
     "FORMAT",
@@ -165,7 +166,7 @@ def check_file(folder: Path, file: StoredFile) -> None:
         raise CheckpointError(_damaged(path, "the file is missing"))
     if (size := path.stat().st_size) != file.num_bytes:
         raise CheckpointError(_damaged(path, f"it has {size} bytes instead of {file.num_bytes}"))
-    if sha256_of(path) != file.sha256:
+    if file_sha256(path) != file.sha256:
         raise CheckpointError(_damaged(path, "its checksum differs"))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Mapping
@@ -11,11 +10,12 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
+from compactrec.file_hash import file_sha256
+
 __all__ = [
     "PARTIAL",
     "CheckpointError",
     "copy_atomically",
-    "sha256_of",
     "write_atomically",
     "write_tensors",
 ]
@@ -50,6 +50,7 @@ def copy_atomically(source: Path, path: Path) -> None:
             os.link(source, partial)
         except OSError:
             shutil.copyfile(source, partial)
+            _sync(partial)
         _rename(partial, path)
     finally:
         # Renaming a link to the file that is there already does nothing, by POSIX.
@@ -60,26 +61,27 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> tuple[str, int]:
     """Write a safetensors file as :func:`write_atomically` does; its sha256 and its bytes."""
     partial = path.with_name(path.name + PARTIAL)
     try:
+        partial.touch()
+        mode = partial.stat().st_mode  # safetensors lets nobody else read
         save_file({key: t.detach().contiguous() for key, t in tensors.items()}, str(partial))
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        digest, num_bytes = sha256_of(partial), partial.stat().st_size
+        partial.chmod(mode)
+        _sync(partial)
+        digest, num_bytes = file_sha256(partial), partial.stat().st_size
         _rename(partial, path)
     finally:
         partial.unlink(missing_ok=True)
     return digest, num_bytes
 
 
-def sha256_of(path: Path) -> str:
-    """Hash of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _rename(partial: Path, path: Path) -> None:
     os.replace(partial, path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Until a file's bytes, or a folder's names, are on disk."""
+    opened = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(opened)
     finally:
-        os.close(folder)
+        os.close(opened)

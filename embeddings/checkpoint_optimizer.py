@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from compactrec.embeddings.checkpoint_index import StoredTensor, first_few
 from compactrec.embeddings.checkpoint_io import CheckpointError
+from compactrec.embeddings.known_modules import is_collection
 from compactrec.embeddings.shard_warnings import sharded_tensors_touched
 
 __all__ = ["OptimizerNames"]
@@ -215,10 +216,8 @@ def _inside(model: nn.Module) -> Iterator[tuple[str, dict[str, Tensor]]]:
 
 def _collections(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """Every compressed collection, with the path of its tables."""
-    collection = sys.modules.get("compactrec.embeddings.collection")
-    kind = () if collection is None else collection.CompressedEmbeddingBagCollection
     for path, module in model.named_modules():
-        if isinstance(module, kind):
+        if is_collection(module):
             yield (f"{path}.tables" if path else "tables"), module
 
 

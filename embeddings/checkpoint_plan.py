@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,17 +11,11 @@ from torch import nn
 from compactrec.embeddings.checkpoint_index import canonical, differences, first_few
 from compactrec.embeddings.checkpoint_io import CheckpointError
 from compactrec.embeddings.feature import Feature
+from compactrec.embeddings.known_modules import is_collection, wrapper_of
 from compactrec.embeddings.registry import config_from_dict
 from compactrec.embeddings.single import SingleFeature
 
 __all__ = ["check_plans", "plans_of"]
-
-_WRAPPERS = {
-    "DistributedModelParallel": "_dmp_wrapped_module",
-    "DMPCollection": "_dmp_wrapped_module",
-    "DistributedDataParallel": "module",
-}
-"""By the name of a class, where it keeps the model: no part of the names in a checkpoint."""
 
 
 def plans_of(model: nn.Module) -> dict[str, Any]:
@@ -57,20 +50,13 @@ def _built(path: str, module: nn.Module, seen: set[int]) -> Iterator[tuple[str, 
     if id(module) in seen:
         return
     seen.add(id(module))
-    if isinstance(module, SingleFeature) or _is_collection(module):
+    if isinstance(module, SingleFeature) or is_collection(module):
         yield path, module
         return
-    inside = next(
-        (_WRAPPERS[b.__name__] for b in type(module).__mro__ if b.__name__ in _WRAPPERS), ""
-    )
+    wrapper = wrapper_of(module)
+    inside = "" if wrapper is None else wrapper.outside_names
     for name, child in module.named_children():
         yield from _built(path if name == inside else f"{path}.{name}".lstrip("."), child, seen)
-
-
-def _is_collection(module: nn.Module) -> bool:
-    """Who holds one has loaded it, so nothing that needs torchrec is imported here."""
-    loaded = sys.modules.get("compactrec.embeddings.collection")
-    return loaded is not None and isinstance(module, loaded.CompressedEmbeddingBagCollection)
 
 
 def _full(value: Any) -> Any:

@@ -22,9 +22,11 @@ from compactrec.embeddings.checkpointing import Checkpoint, CheckpointError, Che
 from compactrec.embeddings.parameters import check_optimizer_list
 
 __all__ = [
+    "check_same_optimizers",
     "load_checkpoint",
     "model_tensors",
     "prefixed",
+    "put_all",
     "put_model",
     "save_checkpoint",
     "without",
@@ -102,19 +104,16 @@ def _put(
     model: nn.Module,
     optimizers: Sequence[Any] | None,
 ) -> None:
-    own = prefixed("model.", model_tensors(model))
     # Checkpoints from before plans were saved have none.
     check_plans(model, checkpoint.ranks[0].get("plans", {}))
     _check_model(model, checkpoint)
     if optimizers is None:
+        own = prefixed("model.", model_tensors(model))
         put_model(model, without("model.", folder.read(checkpoint.tensors, own)))
         return
-    rank = folder.processes.rank % len(checkpoint.ranks)
-    saved = checkpoint.ranks[rank]
     names = OptimizerNames(model, optimizers)
-    settings = [other["optimizers"] for other in checkpoint.ranks]
+    check_same_optimizers(checkpoint, names)
     stored = without("optimizer.", checkpoint.tensors.tensors)
-    names.check(stored, settings)
     alone = folder.processes.size == 1 and len(checkpoint.ranks) == 1
     if left := names.left_out(stored, with_tables=alone):
         warnings.warn(
@@ -123,12 +122,44 @@ def _put(
             f"saved, or none at all (None) for the weights alone",
             stacklevel=2,
         )
-    own |= prefixed("optimizer.", names.inside)
+    put_all(folder, checkpoint, model, names)
+
+
+def check_same_optimizers(checkpoint: Checkpoint, names: OptimizerNames) -> None:
+    """Raise CheckpointError where ``checkpoint`` is of other optimizers than ``names``."""
+    settings = [rank["optimizers"] for rank in checkpoint.ranks]
+    names.check(without("optimizer.", checkpoint.tensors.tensors), settings)
+
+
+def put_all(
+    folder: CheckpointFolder,
+    checkpoint: Checkpoint,
+    model: nn.Module,
+    names: OptimizerNames,
+    also: Sequence[str] = (),
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Put weights, optimizer state and random states back: those of rank ``r mod k`` of the ``k``
+    that saved.
+
+    Args:
+        folder: where from.
+        checkpoint: of these optimizers: see :func:`check_same_optimizers`.
+        model: gets its weights.
+        names: get their state.
+        also: beginnings of the names of tensors to read besides.
+
+    Returns:
+        The tensors that were read, by name, and the JSON of that rank.
+    """
+    rank = folder.processes.rank % len(checkpoint.ranks)
+    saved, random = checkpoint.ranks[rank], f"random.{rank}."
+    own = prefixed("model.", model_tensors(model)) | prefixed("optimizer.", names.inside)
     outside = [f"optimizer.{name}." for name in names.outside]
-    found = folder.read(checkpoint.tensors, own, whole=[*outside, f"random.{rank}."])
+    found = folder.read(checkpoint.tensors, own, whole=[*outside, random, *also])
     put_model(model, without("model.", found))
     names.put(without("optimizer.", found), saved["optimizers"])
-    put_random(without(f"random.{rank}.", found), saved["random"])
+    put_random(without(random, found), saved["random"])
+    return found, saved
 
 
 def _check_arguments(folder: Any, model: Any, optimizers: Any, who: str) -> None:

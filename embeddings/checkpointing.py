@@ -37,7 +37,7 @@ from compactrec.embeddings.checkpoint_index import (
 from compactrec.embeddings.checkpoint_io import PARTIAL, CheckpointError, write_tensors
 from compactrec.embeddings.checkpoint_json import as_json
 from compactrec.embeddings.checkpoint_storage import Staged, misfits, read_into, stage
-from compactrec.locks import locked
+from compactrec.locks import FolderInUse, locked
 
 __all__ = ["Checkpoint", "CheckpointError", "CheckpointFolder"]
 
@@ -67,8 +67,8 @@ class CheckpointFolder:
             this one alone where there are no others. Asynchronous saves want None.
 
     Raises:
-        CheckpointError: from every method, where something is damaged, of another run, or cannot be
-            written; the checkpoint before is whole then.
+        CheckpointError: from every method, where something is damaged, of another run, written by
+            another process just now, or cannot be written; the checkpoint before is whole then.
     """
 
     def __init__(
@@ -255,6 +255,8 @@ class CheckpointFolder:
                 return
             try:
                 lock.enter_context(locked(self.path))
+            except FolderInUse as error:
+                raise CheckpointError(str(error)) from error
             except OSError as error:
                 raise CheckpointError(
                     f"{self.path} cannot be written ({error}); give a folder that you may write, "

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from compactrec.embeddings.arguments import check_model, whole_number
 from compactrec.embeddings.feature import Feature
+from compactrec.embeddings.known_modules import is_collection
 from compactrec.embeddings.layers import CompressedEmbeddingBag
 from compactrec.embeddings.parameters import check_optimizer_list
 from compactrec.embeddings.plan import Plan
@@ -36,7 +37,8 @@ def materialize(
 
     ``CompressedEmbedding`` becomes ``nn.Embedding``, ``CompressedEmbeddingBag`` becomes
     ``nn.EmbeddingBag``, and the compressed collections become torchrec's. The outputs are the same
-    numbers (a pool of a projection differs from a projection of a pool by rounding). In place:
+    numbers (a pool of a projection differs from a projection of a pool by rounding, and vectors of
+    tables in half precision are rounded to that again). In place:
     ``copy.deepcopy`` first to keep the compressed model. Layers that are tied stay tied.
 
     Args:
@@ -97,8 +99,7 @@ def _collection_of(module: nn.Module) -> Any:
 
     Who holds one has loaded it, so nothing that needs torchrec is imported here.
     """
-    bags = sys.modules.get("compactrec.embeddings.collection")
-    if bags is not None and isinstance(module, bags.CompressedEmbeddingBagCollection):
+    if is_collection(module):
         return module
     sequences = sys.modules.get("compactrec.embeddings.sequence_collection")
     if sequences is not None and isinstance(module, sequences.CompressedEmbeddingCollection):
@@ -115,10 +116,10 @@ def _check_bytes(modules: Sequence[nn.Module], max_bytes: int | None) -> None:
             itemsize = next((p.element_size() for p in module.parameters()), 4)
             sizes[_key(module, keys)] = (module.feature, itemsize)
             continue
-        plan = _collection_of(module).plan
-        ties = _ties(plan)
-        own = [feature for feature in plan.features if feature.name not in ties]
-        sizes |= {(id(module), feature.name): (feature, 4) for feature in own}
+        bags = _collection_of(module)
+        ties = _ties(bags.plan)
+        own = [feature for feature in bags.plan.features if feature.name not in ties]
+        sizes |= {(id(module), f.name): (f, _dtype_of(bags, f).itemsize) for f in own}
     total = 0
     for feature, itemsize in sizes.values():
         if feature.num_ids is None:
@@ -132,6 +133,19 @@ def _check_bytes(modules: Sequence[nn.Module], max_bytes: int | None) -> None:
             f"the plain tables take {total:,} bytes, max_bytes is {max_bytes:,}; raise it, or "
             f"serve the compressed model"
         )
+
+
+def _tables_of(module: Any, keys: Sequence[str]) -> list[nn.Parameter]:
+    """The weights of the physical tables that ``module`` reads for the keys."""
+    ids = module.rewrite if isinstance(module, SingleFeature) else module.rewrite.ids
+    read = zip(ids.part_keys, ids.part_tables, strict=True)
+    names = dict.fromkeys(table for part, table in read if part.partition("__")[0] in keys)
+    return [module.tables.embedding_bags[name].weight for name in names]
+
+
+def _dtype_of(bags: Any, feature: Feature) -> torch.dtype:
+    """Of a plain table of ``feature``: that of the tables that it reads."""
+    return next((weight.dtype for weight in _tables_of(bags, [feature.name])), torch.float32)
 
 
 def _ties(plan: Plan) -> dict[str, str]:
@@ -159,14 +173,12 @@ def _follow(module: Any, new: nn.Parameter, keys: Sequence[str], built: Built) -
 
     Those are the tables that ``module`` reads for the keys, then the combines that make them.
     """
-    collection = not isinstance(module, SingleFeature)
-    ids = module.rewrite.ids if collection else module.rewrite
-    read = zip(ids.part_keys, ids.part_tables, strict=True)
-    names = dict.fromkeys(table for part, table in read if part.partition("__")[0] in keys)
     made = [output.combine for output in module.combine.outputs if output.feature in keys]
-    old = [module.tables.embedding_bags[name].weight for name in names]
+    old = _tables_of(module, keys)
     old += [parameter for combine in made for parameter in combine.parameters()]
-    constant = (module if collection else module.tables).constant_parameters()
+    constant = (
+        module.tables if isinstance(module, SingleFeature) else module
+    ).constant_parameters()
     fixed = {id(parameter) for parameter in constant}
     for parameter in old:
         built.parameters.setdefault(id(parameter), ())
@@ -210,8 +222,13 @@ def _all_rows(layer: SingleFeature, padding_idx: int | None) -> Tensor:
 
 
 def _plain_collection(module: Any, built: Built) -> nn.Module:
-    from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig, PoolingType
+    from torchrec.modules.embedding_configs import (
+        EmbeddingBagConfig,
+        EmbeddingConfig,
+        PoolingType,
+    )
     from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
+    from torchrec.types import DataType
 
     bags = _collection_of(module)
     keys = [config.name for config in bags.embedding_bag_configs()]
@@ -222,12 +239,14 @@ def _plain_collection(module: Any, built: Built) -> nn.Module:
         )
     groups = _runs(bags.plan)
     names = _table_names(groups, bags.plain_names)
+    half = {torch.float16: DataType.FP16, torch.bfloat16: DataType.BF16}
     shapes = [
         {
             "name": name,
             "embedding_dim": run[0].dim,
             "num_embeddings": run[0].num_ids,
             "feature_names": [feature.name for feature in run],
+            "data_type": half.get(_dtype_of(bags, run[0]), DataType.FP32),
         }
         for name, run in zip(names, groups, strict=True)
     ]
@@ -299,4 +318,4 @@ def _vectors(bags: Any, feature: Feature) -> Tensor:
         weights = ids.new_ones(len(ids), dtype=torch.float32) if bags.is_weighted() else None
         batch = KeyedJaggedTensor(keys, ids, weights, lengths=lengths, stride=len(ids))
         out.append(bags(batch)[feature.name].clone())
-    return torch.cat(out)
+    return torch.cat(out).to(_dtype_of(bags, feature))

@@ -216,15 +216,20 @@ def from_plan_file(path: str | Path, make: Callable[[], P]) -> P:
 
 def write_plan_file(path: str | Path, value: Mapping[str, Any], arrays: Arrays) -> None:
     """Write ``path`` (JSON) and, if there are arrays, ``<path>.safetensors`` beside it."""
-    from safetensors.torch import save_file
+    from compactrec.embeddings.checkpoint_io import write_tensors
 
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, and a plan is a file; give a name, as plan.json")
     if arrays:
-        save_file(dict(arrays), str(_arrays_path(path)))
+        write_tensors(_arrays_path(path), arrays)
     text = json.dumps(value, indent=1) + "\n"
     temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(text)
-    temporary.replace(path)
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_plan_file(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

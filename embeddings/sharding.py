@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import mmap
 import warnings
-from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -79,8 +78,8 @@ def shard(
 
     Args:
         model: holds CompressedEmbeddingBagCollections of engine ``sharded``, whose tables are not
-            allocated yet, or ``eager``, whose weights are kept (those of rank 0's plan: they must
-            be equal on all ranks). Its other weights are made equal to rank 0's.
+            allocated yet, or ``eager``, whose weights are kept. All weights, drawn or kept, are
+            those of rank 0, whatever the other ranks have.
         sharding: which table goes where; None leaves it to torchrec's planner.
         optimizer: of the tables, inside backward; row-wise Adagrad by default.
         device: of this process, cpu or cuda.
@@ -128,7 +127,8 @@ def shard(
         _fuse(tables, plans[path], optimizer)
         if collection.engine == "eager":
             weights[path] = {k: v.detach().clone() for k, v in tables.state_dict().items()}
-    _check_equal(plans)
+    _check_equal("plan", [c.plan.digest for c in collections.values()])
+    _check_equal("sharding plan", [(path, sorted(plan.items())) for path, plan in plans.items()])
     sharders: list[ModuleSharder[Any]] = [EmbeddingBagCollectionSharder()]
     with quiet_torchrec(), warnings.catch_warnings():
         # torchrec 1.8 calls DistributedDataParallel by an argument that torch 2.13 renamed.
@@ -142,8 +142,11 @@ def shard(
         )
     for path, collection in collections.items():
         if path in weights:
-            collection.tables.load_state_dict(weights[path])
+            collection.tables.load_state_dict(
+                {name: _of_first(weight) for name, weight in weights[path].items()}
+            )
         else:
+            collection.seed = int(_of_first(torch.tensor(collection.seed)))
             _draw(collection)
         if needs_equal_batches(collection):
             keep_equal(model, collection)
@@ -249,10 +252,10 @@ def _leave(weight: Tensor) -> Tensor:
     return weight
 
 
-def _check_equal(plans: Mapping[str, EmbeddingModuleShardingPlan]) -> None:
-    """Raise unless all ranks have made the same plan."""
-    digest = hashlib.sha256(repr([(k, sorted(v.items())) for k, v in plans.items()]).encode())
-    mine = torch.tensor(list(digest.digest()), dtype=torch.uint8)
+def _check_equal(what: str, made: object) -> None:
+    """Raise unless all ranks have made the same, by its ``repr``."""
+    digest = hashlib.sha256(repr(made).encode()).digest()
+    mine = torch.tensor(list(digest), dtype=torch.uint8)
     if dist.get_backend() == "nccl":
         mine = mine.cuda()
     of_ranks = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
@@ -261,9 +264,16 @@ def _check_equal(plans: Mapping[str, EmbeddingModuleShardingPlan]) -> None:
     if others:
         named = "ranks {} have" if len(others) > 1 else "rank {} has"
         raise ValueError(
-            f"{named.format(', '.join(map(str, others)))} another sharding plan than rank 0; start "
-            f"every process with the same model, plan file and settings"
+            f"{named.format(', '.join(map(str, others)))} another {what} than rank 0; start every "
+            f"process with the same model, plan file and settings"
         )
+
+
+def _of_first(tensor: Tensor) -> Tensor:
+    """That of rank 0."""
+    sent = tensor.cuda() if dist.get_backend() == "nccl" else tensor
+    dist.broadcast(sent, 0)
+    return sent.to(tensor.device)
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -68,7 +68,12 @@ class Sharding(BaseModel):
     @field_validator("default", mode="before")
     @classmethod
     def _default_kind(cls, value: Any) -> Any:
-        return {"kind": value} if isinstance(value, str) and value != "planner" else value
+        if not isinstance(value, str) or value == "planner":
+            return value
+        if value not in get_args(ShardKind):
+            kinds = ", ".join(map(repr, get_args(ShardKind)))
+            raise ValueError(f"must be 'planner' or one of the kinds {kinds}")
+        return {"kind": value}
 
     @field_validator("tables", mode="before")
     @classmethod

@@ -77,12 +77,7 @@ def collection_plan(tables: Sequence[FoundTable], plan: Plan) -> Plan | None:
 
 def _build_layers(group: Group, tables: Sequence[FoundTable], plan: Plan, built: Built) -> None:
     weights = [table.weight for table in tables]
-    kinds = sorted({f"{w.dtype} on {w.device}" for w in weights})
-    if len(kinds) > 1:
-        raise ValueError(
-            f"the tables of {', '.join(group.features)} would share memory but are "
-            f"{' and '.join(kinds)}; make a group for each"
-        )
+    _check_alike(group, weights)
     cores = make_cores(
         group.config,
         plan.group_features(group),
@@ -98,6 +93,15 @@ def _build_layers(group: Group, tables: Sequence[FoundTable], plan: Plan, built:
     first = cores[tables[0].name].tables
     combines = {table.name: list(cores[table.name].combine.parameters()) for table in tables}
     _assign(tables, list(first.parameters()), combines, first.constant_parameters(), built)
+
+
+def _check_alike(group: Group, weights: Sequence[nn.Parameter]) -> None:
+    kinds = sorted({f"{w.dtype} on {w.device}" for w in weights})
+    if len(kinds) > 1:
+        raise ValueError(
+            f"the tables of {', '.join(group.features)} would share memory but are "
+            f"{' and '.join(kinds)}; make a group for each"
+        )
 
 
 def _layer(old: nn.Module, core: Core) -> nn.Module:
@@ -135,6 +139,7 @@ def _build_collection(tables: Sequence[FoundTable], plan: Plan, built: Built) ->
     outputs = bags.combine.outputs
     for group in plan.groups:
         members = distinct(by_key[name] for name in group.features)
+        _check_alike(group, [table.weight for table in members])
         own = [holders[name] for name in _table_names(plan, group)]
         if isinstance(group.config, FullConfig) and len(members) == 1:
             _keep_weight(own[0], members[0].weight)

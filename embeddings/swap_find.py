@@ -14,6 +14,7 @@ from torch import nn
 from compactrec.embeddings.arguments import check_model, whole_number
 from compactrec.embeddings.core import BagTables
 from compactrec.embeddings.feature import MAX_ID, Feature
+from compactrec.embeddings.known_modules import is_collection
 from compactrec.embeddings.single import SingleFeature
 from compactrec.embeddings.swap_reasons import collection_reason, layer_reason, refuse_wrapped
 
@@ -114,7 +115,7 @@ def compressed_already(model: nn.Module) -> list[str]:
     for module in model.modules():
         if isinstance(module, SingleFeature):
             names.append(module.feature.name)
-        elif _is_ours(module):
+        elif is_collection(module):
             names += [feature.name for feature in cast(Any, module).plan.features]
     return list(dict.fromkeys(names))
 
@@ -144,15 +145,10 @@ def _walk(path: str, module: nn.Module, seen: set[int]) -> Iterator[tuple[str, n
     if _collection_kind(module) or isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
         yield path, module
         return
-    if isinstance(module, (SingleFeature, BagTables)) or _is_ours(module):
+    if isinstance(module, (SingleFeature, BagTables)) or is_collection(module):
         return
     for name, child in module.named_children():
         yield from _walk(f"{path}.{name}" if path else name, child, seen)
-
-
-def _is_ours(module: nn.Module) -> bool:
-    loaded = sys.modules.get("compactrec.embeddings.collection")
-    return loaded is not None and isinstance(module, loaded.CompressedEmbeddingBagCollection)
 
 
 def _layer_table(path: str, module: Any) -> FoundTable:

@@ -6,20 +6,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from compactrec.embeddings.known_modules import wrapper_of
+
 __all__ = ["collection_reason", "layer_reason", "refuse_wrapped"]
 
-_READ = "has read its parameters already"
-_WRAPPERS = {
-    "DistributedDataParallel": ("DDP", "module", _READ),
-    "DataParallel": ("DataParallel", "module", _READ),
-    "FullyShardedDataParallel": ("FSDP", "module", _READ),
-    "FSDPModule": ("fully_shard", "", _READ),
-    "DistributedModelParallel": ("shard", "module", _READ),
-    "DMPCollection": ("shard", "module", _READ),
-    "OptimizedModule": ("torch.compile", "_orig_mod", "is compiled for its tables as they are"),
-}
-"""By the name of a class: what makes it, where it keeps the model (nowhere: it is the model itself)
-and why it is too late."""
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
@@ -34,16 +24,16 @@ def refuse_wrapped(model: nn.Module, advice: str, without_inside: str | None = N
     name, so that nothing has to be imported for it.
     """
     for path, module in model.named_modules():
-        name = next((b.__name__ for b in type(module).__mro__ if b.__name__ in _WRAPPERS), None)
-        if name is None or (name == "OptimizedModule" and not _holds_tables(module)):
+        found = wrapper_of(module)
+        if found is None or (found.name == "OptimizedModule" and not _holds_tables(module)):
             continue
-        short, inside, why = _WRAPPERS[name]
+        short, inside = found.made_by, found.inside
         where = f"{path!r} is" if path else "the model is"
         at = f"model.{path}" if path else "model"
         chosen = advice if inside or without_inside is None else without_inside
         every = "; every process must call it" if short == "shard" else ""
         what = chosen.format(short=short, path=at, inside=inside, every=every)
-        raise ValueError(f"{where} wrapped in {name}, which {why}; {what}")
+        raise ValueError(f"{where} wrapped in {found.name}, which {found.why}; {what}")
 
 
 def _holds_tables(module: nn.Module) -> bool:

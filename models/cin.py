@@ -54,16 +54,17 @@ class CompressedInteraction(nn.Module):
         self.top = affine(sum(given), 1, device=device)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        base = vectors.transpose(1, 2)  # (B, D, N): a layer is linear over the last axis
+        sizes = (vectors.shape[0], vectors.shape[2])
+        base = vectors.transpose(1, 2).flatten(0, 1)  # (B D, N)
         maps, pooled = base, []
         for number, layer in enumerate(self.layers, start=1):
-            products = (maps.unsqueeze(3) * base.unsqueeze(2)).flatten(2)
-            maps = layer(products)
+            # Outer products as torch.bmm: its backward pass is twice as fast as that of `*`.
+            maps = layer(torch.bmm(maps.unsqueeze(2), base.unsqueeze(1)).flatten(1))
             if self.relu:
                 maps = maps.relu()
             given = maps
             if self.split_half and number < len(self.layers):
-                maps, given = maps.tensor_split(2, dim=2)
-            pooled.append(given.sum(dim=1))
+                maps, given = maps.tensor_split(2, dim=1)
+            pooled.append(given.unflatten(0, sizes).sum(dim=1))
         logits: Tensor = self.top(torch.cat(pooled, dim=1))
         return logits.squeeze(1)

@@ -159,7 +159,13 @@ def plan(
     """What every feature gets within a budget."""
     from compactrec.benchmarks.choices import plan_for
     from compactrec.benchmarks.show import plan_table
+    from compactrec.places import check_out_file
 
+    check_out_file(out, "--out (-o)")
+    if picture is not None:
+        from compactrec.benchmarks.plan_picture import check_picture
+
+        check_picture(picture)
     given = {"data": data, "out": out, "dim": dim, "model": model, "threshold": threshold}
     base = train_config(config, given)
     if rank_memory is not None and ranks is None:
@@ -252,7 +258,10 @@ def search(
     from compactrec.benchmarks.search import search as run
     from compactrec.benchmarks.search_config import search_for
     from compactrec.benchmarks.search_report import report_search
+    from compactrec.places import check_out_file
 
+    if plan is not None:
+        check_out_file(plan, "--plan (-o)")
     if options.epochs is not None:
         raise ValueError(
             "a search has epochs of its own for each phase; leave --epochs out and set them as "

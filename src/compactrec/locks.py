@@ -9,12 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-__all__ = ["locked"]
+__all__ = ["FolderInUse", "locked"]
+
+
+class FolderInUse(ValueError):
+    """Another process writes an output folder."""
 
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Be the only process that writes `out`; ValueError at once when another one does.
+    """Be the only process that writes `out`; FolderInUse at once when another one does.
 
     The lock is a file beside `out`, held by the operating system: a killed process holds nothing.
     """
@@ -26,7 +30,7 @@ def locked(out: Path) -> Iterator[None]:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise ValueError(
+                raise FolderInUse(
                     f"another run is writing {out} just now (it holds {lock}); wait for it or "
                     f"choose another folder"
                 ) from error

@@ -132,6 +132,7 @@ def compare(
     """
     from compactrec.benchmarks.compare import CompareRequest
     from compactrec.benchmarks.compare import compare as run
+    from compactrec.benchmarks.grid import require_baseline
     from compactrec.benchmarks.report import write_report
     from compactrec.benchmarks.study import CompareFile
     from compactrec.benchmarks.tune_file import TUNE_NAME, TuneFile
@@ -148,11 +149,12 @@ def compare(
             )
         files = {"train": data, "validation": validation_file or [], "test": test_file or []}
         asked |= {"files": {k: v for k, v in files.items() if v}, "out": out}
-        folders = _run_protocol(protocol, asked, options, allow_changes, console)
+        folders = _run_protocol(protocol, asked, options, allow_changes, baseline, console)
     else:
         folder = only_data(data, budget, validation_file, test_file, allow_changes)
         asked["tuned"] = tuned
         request = CompareRequest.model_validate({k: v for k, v in asked.items() if v is not None})
+        require_baseline(baseline, request.methods, request.budgets)
         run(request, options.train_config(folder, out), console=console)
         folders = [out]
     for folder in folders:
@@ -164,8 +166,14 @@ def compare(
 
 
 def _run_protocol(
-    name: str, asked: dict[str, Any], options: TrainOptions, allow_changes: bool, console: Console
+    name: str,
+    asked: dict[str, Any],
+    options: TrainOptions,
+    allow_changes: bool,
+    baseline: str | None,
+    console: Console,
 ) -> list[Path]:
+    from compactrec.benchmarks.grid import require_baseline
     from compactrec.benchmarks.protocol_file import load_protocol
     from compactrec.benchmarks.protocol_run import ProtocolRequest, run_protocol
     from compactrec.data.progress import progress_bar
@@ -178,8 +186,10 @@ def _run_protocol(
             "models": [] if model is None else [model],
         }
     )  # fmt: skip
+    found = load_protocol(name)
+    require_baseline(baseline, request.methods or found.methods, request.budgets or found.budgets)
     with progress_bar() as progress:
-        return run_protocol(load_protocol(name), request, progress=progress, console=console)
+        return run_protocol(found, request, progress=progress, console=console)
 
 
 def report(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["nearest", "problems", "read_toml", "validated"]
 
 M = TypeVar("M", bound="BaseModel")
+_BRANCH = re.compile(r"(literal|function-[a-z]+)\[")
 
 
 def read_toml(path: Path, what: str, advice: str) -> dict[str, Any]:
@@ -61,8 +63,8 @@ def problems(
 
     Unknown names come first; with ``model`` they are told the nearest that there are, or all.
     """
-    for problem in sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden"):
-        place = problem["loc"]
+    for problem in sorted(_told(error), key=lambda one: one["type"] != "extra_forbidden"):
+        place = _without_branches(problem["loc"])
         field = ".".join(str(part) for part in place)
         if problem["type"] == "extra_forbidden":
             text = f"there is no such field, got {problem['input']!r}"
@@ -75,6 +77,22 @@ def problems(
         whole = isinstance(problem["input"], dict)  # all of them: the message says which
         got = "" if whole else f", got {problem['input']!r}"
         yield field, problem["msg"].removeprefix("Value error, ") + got
+
+
+def _told(error: ValidationError) -> list[Any]:
+    """The problems, without "should be 'planner'" where a table of fields was given: what is wrong
+    in that is told."""
+    found = error.errors()
+    return [p for p in found if not (isinstance(p["input"], Mapping) and _ends_in_branch(p["loc"]))]
+
+
+def _ends_in_branch(place: tuple[int | str, ...]) -> bool:
+    return bool(place) and _BRANCH.match(str(place[-1])) is not None
+
+
+def _without_branches(place: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """A place as it was written: pydantic puts the kinds in it that a union is made of."""
+    return tuple(p for p in place if not _BRANCH.match(str(p)))
 
 
 def nearest(name: str, known: Collection[str]) -> str:

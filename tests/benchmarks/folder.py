@@ -7,7 +7,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from compactrec.data.manifest import Manifest, Shard, SparseFeature, Split, file_sha256
+from compactrec.data.manifest import Manifest, Shard, SparseFeature, Split
+from compactrec.file_hash import file_sha256
 
 SIZES = {"C1": 40, "C2": 7, "C3": 250}
 DENSE = ("I1", "I2")

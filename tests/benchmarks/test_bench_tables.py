@@ -1,11 +1,14 @@
 """The contenders of the table benchmarks take the same step, and its parts add up to it."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from compactrec.benchmarks import bench_table_parts, bench_tables
 from compactrec.benchmarks.bench_tables import PHYSICAL, Step, collection_of, described
+from compactrec.benchmarks.table_bounds import Rates, bytes_of_parts, milliseconds
 from compactrec.benchmarks.table_inputs import EmbeddingBags, features, make_kjts, zipf_batches
 from compactrec.embeddings import Feature, full_plan, method_names, size
 
@@ -96,6 +99,39 @@ def test_the_parts_of_a_step_are_the_step(name: str) -> None:
             torch.testing.assert_close(found[key], tensor)
             moved += not torch.equal(tensor, start[key])
     assert moved > 0
+
+
+def test_bytes_of_parts_by_hand() -> None:
+    """Full tables by the ids; ``compositional`` has a second table, and products between."""
+    kjts = make_kjts(FEATURES, BATCHES)
+    touched = sum(
+        f.dim * ids.unique().numel()
+        for batch in BATCHES
+        for f, ids in zip(FEATURES, batch, strict=True)
+    ) / len(BATCHES)
+    vectors = BATCH * WIDTH
+    full = bytes_of_parts(collection_of(FEATURES, "full", "auto"), kjts)
+    lookup, update = 4 * (touched + vectors), 4 * (vectors + 2 * touched)
+    assert full == {"lookup": lookup, "combine": 0, "combine_backward": 0, "update": update}
+    product = collection_of(FEATURES, "compositional", "auto")
+    tables: Any = product.tables
+    looked_up = BATCH * sum(tables.part_dims)
+    assert looked_up > vectors
+    found = bytes_of_parts(product, kjts)
+    assert found["combine"] == found["combine_backward"] == 4 * (looked_up + vectors)
+    assert found["update"] - found["lookup"] == 4 * (found["lookup"] / 4 - looked_up)
+    assert milliseconds({"lookup": 6e6, "combine": 8e6}, {"gather": 2e9, "copy": 4e9}) == {
+        "lookup": 3.0, "combine": 2.0,
+    }  # fmt: skip
+
+
+def test_rates_are_of_both_ways() -> None:
+    rates = Rates(100, 4, 50)
+    rates.measure()
+    rates.measure()
+    found = rates.bytes_per_second()
+    assert set(found) == {"gather", "copy"}
+    assert all(1e5 < rate < 1e12 for rate in found.values())
 
 
 def test_physical_tables_are_those_rows_alone() -> None:

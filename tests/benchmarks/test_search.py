@@ -1,6 +1,7 @@
 """The search loop: what moves when, what it reads, what it finds, and that it can be resumed."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from compactrec.benchmarks.search_config import SearchConfig, search_config, sea
 from compactrec.benchmarks.search_result import SearchResult
 from compactrec.benchmarks.train import train
 from compactrec.data.loader import BatchLoader
+from compactrec.data.manifest import Manifest
 from compactrec.embeddings import get_method, load_plan, method_names, size
 from tests.benchmarks.folder import ROWS
 from tests.benchmarks.toy_search import ToySupernet, base_config
@@ -115,6 +117,14 @@ def test_no_search_and_no_early_stop_sees_test(
     config = toy_config(data, tmp_path / "s", (6_000,), architecture=architecture, patience=1)
     search(config)
     assert set(spy.made) == {"train", "validation"}
+
+
+def test_a_changed_byte_of_the_data_is_found_before_the_search(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    (path,) = Manifest.load(data).shard_paths(tmp_path / "data", "validation")
+    path.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(ValueError, match=r"validation.*has changed since it was prepared"):
+        search(toy_config(tmp_path / "data", tmp_path / "s", (6_000,)))
 
 
 def test_rows_of_the_test_split_are_refused(data: Path, tmp_path: Path) -> None:

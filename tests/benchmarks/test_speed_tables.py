@@ -59,16 +59,21 @@ PARTS = {
     "results": [{
         "threads": 2,
         "rows": {
-            "full": {"rewrite": 0.5, "combine_backward": 0.25, "update": 2.0},
-            "hash": {"rewrite": 0.75, "combine_backward": 1.5, "update": 3.0},
+            "full": {"rewrite": 0.5, "combine": 0.125, "combine_backward": 0.125, "update": 2.0},
+            "mixed": {"rewrite": 0.75, "combine": 0.5, "combine_backward": 1.0, "update": 3.0},
+        },
+        "bounds": {
+            "full": {"combine": 0, "combine_backward": 0, "update": 1.5},
+            "mixed": {"combine": 0.25, "combine_backward": 0.5, "update": 2.0},
         },
     }]
 }  # fmt: skip
 PARTS_TEXT = """\
-| method | threads | rewrite | combine backward | update | sum |
-| --- | --- | ---: | ---: | ---: | ---: |
-| `full` | 2 | 0.50 | 0.25 | 2.00 | 2.75 |
-| `hash` | 2 | 0.75 | 1.50 | 3.00 | 5.25 |"""
+| method | threads | rewrite | combine | combine backward | update | sum \
+| bound | combines / bound |
+| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+| `full` | 2 | 0.50 | 0.12 | 0.12 | 2.00 | 2.75 | 1.50 | - |
+| `mixed` | 2 | 0.75 | 0.50 | 1.00 | 3.00 | 5.25 | 2.75 | 2.00 |"""
 
 TRAINING = {
     "rows": {

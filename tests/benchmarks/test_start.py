@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from compactrec.benchmarks.config import TrainConfig
+from compactrec.benchmarks.start import load_start
 from compactrec.benchmarks.train import train
 
 
@@ -78,6 +79,20 @@ def test_a_start_that_does_not_fit_is_refused_by_name(
         train(small(data, tmp_path / "d", start=other))
     with pytest.raises(ValueError, match=r"nowhere.safetensors is not a file"):
         train(small(data, tmp_path / "e", start=tmp_path / "nowhere.safetensors"))
+
+
+def test_a_start_of_another_model_names_five_keys_and_counts_the_rest(tmp_path: Path) -> None:
+    file = tmp_path / "other.safetensors"
+    save_file({f"theirs.{i}": torch.zeros(1) for i in range(4)}, str(file))
+    model = torch.nn.ModuleDict({f"ours{i}": torch.nn.Linear(2, 1) for i in range(3)})
+    named = ("ours0.bias", "ours0.weight", "ours1.bias", "ours1.weight", "ours2.bias")
+    with pytest.raises(ValueError, match="does not fit the model") as caught:
+        load_start(model, file)
+    assert str(caught.value) == (
+        f"start {file} does not fit the model: "
+        + "".join(f"{key} is missing; " for key in named)
+        + "and 5 more. Give the plan and the model settings that it was saved with"
+    )
 
 
 def test_no_epochs_without_a_start_are_refused(data: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -318,6 +319,23 @@ def test_a_missing_split_is_found_before_training(
     with pytest.raises(ValueError, match=f"has no {split} rows; prepare it with all three"):
         train(small(tmp_path, tmp_path / "run"))
     assert spy.made == []
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_a_changed_byte_of_the_data_is_found_before_training(
+    data: Path, tmp_path: Path, spy: type[Spy], split: str
+) -> None:
+    changed = tmp_path / "data"
+    shutil.copytree(data, changed)
+    (path,) = Manifest.load(data).shard_paths(changed, split)
+    content = bytearray(path.read_bytes())
+    content[len(content) * 4 // 7] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{split}.*has changed since it was prepared"):
+        train(small(changed, tmp_path / "run"))
+    assert spy.made == []
+    if split == "test":  # a trial does not look at it
+        train(small(changed, tmp_path / "trial", score_test=False, epochs=1))
 
 
 def test_as_a_script(

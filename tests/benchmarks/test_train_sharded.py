@@ -14,11 +14,15 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.pipeline import InputPipeline
 from compactrec.benchmarks.result import MODEL_NAME, PLAN_NAME, PREDICTIONS_NAME, Result
+from compactrec.benchmarks.sharded_loop import loss_of_part
 from compactrec.benchmarks.train import train
+from compactrec.data.batch import KjtBatch
 from compactrec.embeddings.rewrite import Rewrite
 from tests.benchmarks.folder import ROWS, write_folder
 from tests.cases import SOME
@@ -129,6 +133,24 @@ def assert_same_run(one: Path, other: Path) -> None:
         assert found.keys() == expected.keys()
         for key, tensor in found.items():
             torch.testing.assert_close(tensor, expected[key], rtol=1e-4, atol=1e-5, msg=key)
+
+
+@pytest.mark.parametrize("cuts", [(3, 2), (1, 1, 3), (5,)], ids=str)
+def test_the_mean_over_processes_is_the_loss_of_the_batch(cuts: tuple[int, ...]) -> None:
+    """Parts are unequal where processes do not divide the examples."""
+    logits, labels = torch.linspace(-2, 3, 5), torch.tensor([1.0, 0.0, 0.0, 1.0, 1.0])
+    penalties = torch.tensor([4.0, 1.0, 9.0, 25.0, 16.0])  # of each example
+    losses, shown = [], []
+    rows = zip(logits.split(cuts), labels.split(cuts), penalties.split(cuts), strict=True)
+    for part, of_part, penalty in rows:
+        kjt = KeyedJaggedTensor(["a"], torch.arange(len(part)), lengths=torch.ones(len(part)).int())
+        batch = KjtBatch(torch.zeros(len(part), 2), kjt, of_part, num_rows=5)
+        loss, entropy = loss_of_part(part, batch, penalty.mean(), len(cuts))
+        losses.append(loss)
+        shown.append(entropy)
+    expected = binary_cross_entropy_with_logits(logits, labels)
+    torch.testing.assert_close(torch.stack(shown).mean(), expected)
+    torch.testing.assert_close(torch.stack(losses).mean(), expected + penalties.mean())
 
 
 @pytest.mark.slow

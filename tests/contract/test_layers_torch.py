@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compactrec.embeddings import CompressedEmbedding, CompressedEmbeddingBag
+from compactrec.embeddings import CompressedEmbedding, CompressedEmbeddingBag, single
 from tests.contract.support import assert_near
 
 NUM_IDS, DIM = 23, 6
@@ -176,9 +176,14 @@ def test_nan_elsewhere_does_not_leak() -> None:
     assert torch.isfinite(bag(torch.tensor([[1, 2], [3, 4]]))).all()
 
 
-def test_materialize_has_zeros_for_padding() -> None:
-    layer = CompressedEmbedding(10, 4, padding_idx=3)
-    assert layer.materialize()[3].eq(0).all()
+@pytest.mark.parametrize("padding_idx", [3, 9])
+@pytest.mark.parametrize("chunk", [4, 5, 100])
+def test_materialize_has_all_rows_and_zeros_for_padding(
+    padding_idx: int, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(single, "_CHUNK", chunk)
+    layer = CompressedEmbedding(10, 4, padding_idx=padding_idx)
+    assert layer.materialize()[padding_idx].eq(0).all()
     torch.testing.assert_close(layer.materialize(), layer(torch.arange(10)))
 
 

@@ -14,8 +14,9 @@ import torch
 
 from compactrec.data.batch import Batch
 from compactrec.data.loader import BatchLoader
-from compactrec.data.manifest import Manifest, Shard, SparseFeature, Split, file_sha256
+from compactrec.data.manifest import Manifest, Shard, SparseFeature, Split
 from compactrec.data.window import Window
+from compactrec.file_hash import file_sha256
 
 ROW_GROUP = 64
 SHARD_ROWS = (1000, 700, 400)
@@ -394,7 +395,7 @@ def test_verify_finds_a_changed_file(tmp_path: Path) -> None:
     table = pq.read_table(path)
     pq.write_table(table, path, row_group_size=ROW_GROUP, compression="zstd")
     make_loader(tmp_path)
-    with pytest.raises(ValueError, match=r"00002.parquet: its sha256 is not the manifest's"):
+    with pytest.raises(ValueError, match=r"00002.parquet has changed since it was prepared"):
         make_loader(tmp_path, verify=True)
 
 

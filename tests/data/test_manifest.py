@@ -15,8 +15,8 @@ from compactrec.data.manifest import (
     Shard,
     SparseFeature,
     Split,
-    file_sha256,
 )
+from compactrec.file_hash import file_sha256
 
 
 def make(folder: Path, **changes: object) -> Manifest:

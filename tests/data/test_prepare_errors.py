@@ -10,12 +10,16 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import pytest
 
-from compactrec.data.folder import building
+from compactrec.benchmarks.result import MODEL_NAME, RESULT_NAME
+from compactrec.benchmarks.search_result import SEARCH_NAME
+from compactrec.benchmarks.study import COMPARE_NAME
+from compactrec.benchmarks.tune_file import TUNE_NAME
+from compactrec.data.folder import RUN_FILES, building
 from compactrec.data.manifest import Manifest
 from compactrec.data.prepare import PrepareOptions, prepare
 from compactrec.data.progress import progress_bar
@@ -212,6 +216,27 @@ def test_existing_folders_are_kept(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="exists and is not a data folder"):
         prepare([source], "criteo", tmp_path / "mine", PrepareOptions(overwrite=True))
     assert (tmp_path / "mine/file").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["result.json", "runs/a/checkpoint/best-000000100.safetensors", "a/compare.json"]
+)
+def test_a_run_in_the_folder_is_kept(tmp_path: Path, name: str) -> None:
+    source, out = write(tmp_path, GOOD), tmp_path / "out"
+    prepare([source], "criteo", out)
+    (out / name).parent.mkdir(parents=True, exist_ok=True)
+    (out / name).touch()
+    message = rf"out is a data folder with a run in it \({name}\), which overwriting would delete;"
+    with pytest.raises(ValueError, match=f"{message} move that away, or choose another folder"):
+        prepare([source], "criteo", out, PrepareOptions(overwrite=True))
+    assert (out / name).exists()
+    (out / name).unlink()
+    prepare([source], "criteo", out, PrepareOptions(overwrite=True))
+
+
+def test_what_runs_leave_is_known() -> None:
+    left = (RESULT_NAME, SEARCH_NAME, TUNE_NAME, COMPARE_NAME, MODEL_NAME)
+    assert all(any(PurePath(name).match(kind) for kind in RUN_FILES) for name in left)
 
 
 def test_failure_keeps_the_old_folder(tmp_path: Path) -> None:

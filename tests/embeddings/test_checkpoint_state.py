@@ -17,7 +17,11 @@ from compactrec.embeddings import (
     FusedOptimizer,
     full_plan,
 )
-from compactrec.embeddings.checkpoint_state import load_checkpoint, save_checkpoint
+from compactrec.embeddings.checkpoint_state import (
+    load_checkpoint,
+    model_tensors,
+    save_checkpoint,
+)
 from compactrec.embeddings.checkpointing import CheckpointError, CheckpointFolder
 from tests.contract.support import make_batch
 from tests.embeddings import exact_resume
@@ -165,6 +169,15 @@ def test_row_wise_state_of_another_column_cut_is_refused_and_its_weights_load(
         assert load_checkpoint(folder, two[0]) is not None
     for key, weight in two[0].named_parameters():
         assert torch.equal(weight, one[0].get_parameter(key)), key
+
+
+def test_a_tied_weight_is_named_once_and_the_first_rows_of_one_by_themselves() -> None:
+    a, b, rows = (nn.Linear(4, n, bias=False) for n in (6, 6, 2))
+    b.weight, rows.weight = a.weight, nn.Parameter(a.weight.data[:2])  # which begins where a begins
+    found = model_tensors(nn.ModuleDict({"a": a, "b": b, "rows": rows}))
+    assert {name: tuple(t.shape) for name, t in found.items()} == {
+        "a.weight": (6, 4), "rows.weight": (2, 4)
+    }  # fmt: skip
 
 
 def test_what_is_no_list_of_optimizers_is_refused(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ import json
 import os
 import re
 import resource
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,9 @@ import torch
 from torch import Tensor
 
 from compactrec.embeddings import Feature, FullConfig, checkpoint_io, full_plan
-from compactrec.embeddings.checkpoint_index import differences
-from compactrec.embeddings.checkpoint_io import copy_atomically, write_atomically
+from compactrec.embeddings.checkpoint_group import CheckpointGroup
+from compactrec.embeddings.checkpoint_index import Index, TensorSet, differences, write_index
+from compactrec.embeddings.checkpoint_io import copy_atomically, write_atomically, write_tensors
 from compactrec.embeddings.checkpointing import CheckpointError, CheckpointFolder
 
 IDENTITY = {"config": {"batch_size": 64, "seed": 0}, "plan": "abc", "data": "123"}
@@ -51,6 +54,10 @@ def test_round_trip_and_only_the_last_is_kept(tmp_path: Path) -> None:
     assert {p.name for p in store.path.iterdir()} == {
         "checkpoint.json", "best-000000001.safetensors", "step-000000002.safetensors"
     }  # fmt: skip
+    (tmp_path / "other").touch()  # as the umask has it
+    assert {p.stat().st_mode for p in [*store.path.iterdir(), tmp_path / "other"]} == {
+        (tmp_path / "other").stat().st_mode
+    }
 
 
 def test_nothing_is_found_in_a_new_folder(tmp_path: Path) -> None:
@@ -86,6 +93,67 @@ def test_a_flipped_byte_is_refused(tmp_path: Path, name: str, place: float) -> N
     path.write_bytes(bytes(content))
     with pytest.raises(CheckpointError, match=f"{path.name} (is damaged|has format)"):
         store.load()
+
+
+class Thread(CheckpointGroup):
+    """One of several processes, in a thread of this one."""
+
+    def __init__(self, rank: int, said: list[Any], barrier: threading.Barrier) -> None:
+        super().__init__()
+        self.rank, self.size = rank, len(said)
+        self.said, self.barrier = said, barrier
+
+    def gather(self, value: Any) -> list[Any]:
+        self.said[self.rank] = value
+        self.barrier.wait()
+        found = list(self.said)
+        self.barrier.wait()
+        return found
+
+
+def load_by(size: int, folder: Path) -> list[str]:
+    """What ``size`` processes that load together are told: empty where all is well."""
+    said, barrier = [None] * size, threading.Barrier(size, timeout=60)
+
+    def load(rank: int) -> str:
+        store = CheckpointFolder(folder, IDENTITY)
+        store.processes = Thread(rank, said, barrier)
+        try:
+            found = store.load()
+        except CheckpointError as error:
+            return str(error)
+        assert found is not None
+        return ""
+
+    with ThreadPoolExecutor(size) as threads:
+        return list(threads.map(load, range(size)))
+
+
+@pytest.mark.parametrize(("saved", "loading"), [(2, 2), (4, 4), (4, 2), (2, 4)])
+def test_a_flipped_byte_of_any_process_is_refused_by_all(
+    tmp_path: Path, saved: int, loading: int
+) -> None:
+    sets = []
+    with CheckpointFolder(tmp_path, IDENTITY) as store:
+        for name in ("best", "step"):
+            files = [store.write(f"{name}-{r}", tensors(r)).files[0] for r in range(saved)]
+            sets.append(TensorSet(name=name, files=tuple(files), tensors={}))
+    best, step = sets
+    index = Index(
+        identity=IDENTITY, step=2, world_size=saved, tensors=step, best=best, state={},
+        ranks=({},) * saved,
+    )  # fmt: skip
+    write_index(tmp_path, index)
+    assert load_by(loading, tmp_path) == [""] * loading
+    assert len(index.files) == 2 * saved
+    for file in index.files:
+        path = tmp_path / file.name
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        told = load_by(loading, tmp_path)
+        path.write_bytes(content)
+        text = f"{path} is damaged: its checksum differs; restore it"
+        assert [error.startswith(text) for error in told] == [True] * loading, told
 
 
 def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
@@ -377,13 +445,49 @@ def test_atomic_files(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["y"]
 
 
+def write_x(path: Path) -> None:
+    write_tensors(path, {"a": torch.arange(5)})
+
+
+def copy_x(path: Path) -> None:
+    source = path.with_name("source")
+    source.write_bytes(b"one")
+    copy_atomically(source, path)
+    assert path.read_bytes() == source.read_bytes()
+    assert not path.samefile(source)
+
+
+@pytest.mark.parametrize("write", [lambda path: write_atomically(path, b"one"), write_x, copy_x])
+def test_bytes_are_on_disk_before_they_get_their_name_and_the_name_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], None]
+) -> None:
+    """A copy too, where the file system has no hard links."""
+    done: list[tuple[str, str]] = []
+    real = os.replace
+
+    def fsync(file: int) -> None:
+        done.append(("fsync", Path(f"/proc/self/fd/{file}").readlink().name))
+
+    def replace(source: Path, path: Path) -> None:
+        done.append(("replace", path.name))
+        real(source, path)
+
+    def link(source: Path, path: Path) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    for made in (fsync, replace, link):
+        monkeypatch.setattr(os, made.__name__, made)
+    write(tmp_path / "x")
+    assert done == [("fsync", "x.partial"), ("replace", "x"), ("fsync", tmp_path.name)]
+
+
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     with store_of_two_steps(tmp_path / "c") as store:
         other = CheckpointFolder(tmp_path / "c", IDENTITY)
         assert other.load() is not None, "reading is for everybody"
-        with pytest.raises(ValueError, match="another run is writing"):
+        with pytest.raises(CheckpointError, match="another run is writing"):
             other.save(3, tensors(3.0), {})
-        with pytest.raises(ValueError, match="another run is writing"):
+        with pytest.raises(CheckpointError, match="another run is writing"):
             other.remove()
         assert store.load() is not None
     other.save(3, tensors(3.0), {})

@@ -68,7 +68,13 @@ def main() -> None:
     rank = dist.get_rank()
     torch.manual_seed(3)
     model = compress(Clicks(), {"_default": MixedConfig(dims=(4,))}, report=False)
+    with torch.no_grad():
+        for parameter in model.parameters():  # not those that are drawn
+            parameter.uniform_(-0.5, 0.5)
     alone, by_rows, unlike = (copy.deepcopy(model) for _ in range(3))
+    if rank:  # those of the first process count
+        for parameter in [*model.parameters(), *by_rows.parameters()]:
+            torch.nn.init.zeros_(parameter)
     start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     _train_alone(alone)
     users_by_rows = {"default": "table_wise", "tables": {USERS: "row_wise"}}
@@ -83,6 +89,11 @@ def main() -> None:
             same = [k for k, t in floats.items() if torch.equal(t, start[k])]
             assert not same, f"not trained: {same}"
         print(f"as one process, {len(state)} tensors", flush=True)
+    other = compress(Clicks(), {"_default": MixedConfig(dims=(2 + rank,))}, report=False)
+    try:
+        shard(other)
+    except ValueError as error:
+        print(f"plans: {error}", flush=True)
     shard(unlike, Sharding.model_validate({"default": {"kind": "table_wise", "place": rank}}))
 
 

@@ -1,6 +1,7 @@
 """materialize: plain tables with the numbers of the compressed ones, for every method."""
 
 import copy
+import importlib
 import re
 from typing import Any
 
@@ -11,6 +12,7 @@ from torchrec import EmbeddingBagCollection, EmbeddingCollection, KeyedJaggedTen
 
 from compactrec.embeddings import (
     CompressedEmbedding,
+    CompressedEmbeddingBag,
     CompressedEmbeddingBagCollection,
     CompressedEmbeddingCollection,
     Feature,
@@ -45,6 +47,53 @@ def test_back_to_the_model_as_it_was_defined(method: str) -> None:
     assert_near(served(*batch), expected)
     model(*batch).sum().backward()
     assert model.ebc.embedding_bags["t_items"].weight.grad is not None
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("padding_idx", [None, 7])
+def test_a_bag_comes_back_with_its_options(mode: Any, last: bool, padding_idx: int | None) -> None:
+    sparse = mode != "max"  # of which torch has no sparse gradients
+    bag = CompressedEmbeddingBag(
+        30, 8, MixedConfig(dims=(4,)), mode=mode, include_last_offset=last,
+        padding_idx=padding_idx, sparse=sparse,
+    )  # fmt: skip
+    ids, offsets = torch.tensor([3, 9, 7, 29, 0, 5]), torch.tensor([0, 2, 3, 6][: 3 + last])
+    expected = bag(ids, offsets)
+    plain: Any = materialize(bag)
+    assert type(plain) is nn.EmbeddingBag
+    found = plain(ids, offsets)
+    assert_near(found, expected)
+    found.sum().backward()
+    assert plain.weight.grad.is_sparse == sparse
+    assert plain.padding_idx == padding_idx
+
+
+@pytest.mark.parametrize("need", [False, True])
+def test_sequences_come_back_with_their_ids_where_they_had_them(need: bool) -> None:
+    plan = full_plan([Feature(name="a", num_ids=50, dim=4), Feature(name="b", num_ids=9, dim=4)])
+    plain: Any = materialize(CompressedEmbeddingCollection(plan, need_indices=need))
+    assert plain.need_indices() == need
+    found = plain(_one_bag({"a": [0, 49, 3], "b": [8]}))
+    ids = [sequence.weights_or_none() for sequence in found.values()]
+    assert [i if i is None else i.tolist() for i in ids] == (
+        [[0, 49, 3], [8]] if need else [None] * 2
+    )
+
+
+@pytest.mark.parametrize("num_ids", [6, 7, 8])
+def test_tables_are_computed_by_chunks(num_ids: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module(materialize.__module__)
+    monkeypatch.setattr(module, "_CHUNK_FLOATS", 3 * 12)  # three rows of both features
+    sizes = {"a": (num_ids, 4), "b": (2, 8)}
+    plan = full_plan([Feature(name=k, num_ids=n, dim=dim) for k, (n, dim) in sizes.items()])
+    bags = CompressedEmbeddingBagCollection(plan)
+    batches = [_one_bag({"a": [i], "b": [i % 2]}) for i in range(num_ids)]
+    expected = [bags(batch).values() for batch in batches]
+    plain: Any = materialize(bags)
+    assert {k: tuple(t.weight.shape) for k, t in plain.embedding_bags.items()} == sizes
+    for batch, vectors in zip(batches, expected, strict=True):
+        assert_near(plain(batch).values(), vectors)
 
 
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])

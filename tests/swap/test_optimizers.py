@@ -2,12 +2,21 @@
 
 import copy
 import re
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from compactrec.embeddings import MixedConfig, SwapReport, compress, plan_swap
+from compactrec.embeddings import (
+    Feature,
+    Group,
+    MixedConfig,
+    Plan,
+    SwapReport,
+    compress,
+    plan_swap,
+)
 from tests.swap.models import Mixture
 
 
@@ -37,6 +46,21 @@ def test_optimizers_get_the_new_parameters_where_the_old_ones_were() -> None:
     model(*Mixture.batch()).sum().backward()
     optimizer.step()
     assert any(not torch.equal(before[k], v) for k, v in model.user.state_dict().items())
+
+
+@pytest.mark.parametrize("frozen", ["a", "b", "c"])
+def test_what_a_group_shares_goes_to_the_optimizer_of_its_tables_that_train(frozen: str) -> None:
+    tables: dict[str, Any] = {name: nn.Embedding(50, 8) for name in ("a", "b", "c")}
+    tables[frozen].requires_grad_(False)
+    model: Any = nn.ModuleDict(tables)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    features = tuple(Feature(name=name, num_ids=50, dim=8) for name in tables)
+    plan = Plan(features, (Group(tuple(tables), MixedConfig(dims=(4,))),))
+    compress(model, plan, optimizers=[optimizer], report=False)
+    held = {id(p) for p in optimizer.param_groups[0]["params"]}
+    own = {id(p) for p in model[frozen].combine.parameters()}
+    assert own
+    assert held == {id(p) for p in model.parameters()} - own
 
 
 @pytest.mark.parametrize(

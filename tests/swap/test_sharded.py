@@ -14,6 +14,7 @@ def test_a_swapped_model_trains_as_in_one_process_and_unlike_plans_are_refused(
     ended = run_ranks("from tests.swap.sharded_worker import main\nmain()", tmp_path, 240)
     for _, shown, errors in ended:
         assert shown.count("as one process, ") == 2, errors
+        assert "plans: rank 1 has another plan than rank 0; start every process with" in shown
     for status, _, errors in ended:
         assert status == 1
         assert (

@@ -19,6 +19,7 @@ from compactrec.embeddings import (
     Plan,
     SwapReport,
     compress,
+    materialize,
     plan_swap,
 )
 from tests.cases import CASES
@@ -253,6 +254,28 @@ def test_half_precision_collections_keep_their_tables_in_half() -> None:
     vectors.sum().backward()
     assert (vectors.shape, vectors.dtype) == ((2, 16), torch.float32)
     assert all(p.grad is not None for p in model.parameters())
+    with pytest.raises(ValueError, match="the plain tables take 5,600 bytes, max_bytes is 5,599"):
+        materialize(model, max_bytes=5_599)
+    materialize(model, max_bytes=5_600)
+    collection: Any = model["ebc"]
+    assert [c.data_type for c in collection.embedding_bag_configs()] == [DataType.FP16] * 2
+    assert num_bytes(model) == 5_600
+    torch.testing.assert_close(collection(batch).values(), vectors, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.skipif("unified" not in METHODS_TO_SWAP, reason="no other method shares tables")
+def test_collections_of_several_types_share_no_table() -> None:
+    types = {"a": DataType.FP16, "b": DataType.FP32, "c": DataType.FP32}
+    model = nn.ModuleDict({"ebc": EmbeddingBagCollection([
+        EmbeddingBagConfig(
+            name=f"t_{n}", embedding_dim=8, num_embeddings=300, feature_names=[n], data_type=of
+        )
+        for n, of in types.items()
+    ])})  # fmt: skip
+    before = {name: p.dtype for name, p in model.named_parameters()}
+    with pytest.raises(ValueError, match=r"share memory but are torch.float16 on cpu and torch.fl"):
+        compress(model, "unified", budget_bytes=9_000, min_num_ids=0)
+    assert {name: p.dtype for name, p in model.named_parameters()} == before
 
 
 def test_what_the_model_holds_in_lists_and_dicts_is_exchanged() -> None:
