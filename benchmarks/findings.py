@@ -13,22 +13,20 @@ from pathlib import Path
 from compactrec.benchmarks.cells import versus_cell
 from compactrec.benchmarks.choices import FULL
 from compactrec.benchmarks.pairs import Pair, Pairs
-from compactrec.benchmarks.stats import mean_interval
 from compactrec.benchmarks.summary import Row, Summary
-from compactrec.benchmarks.texts import SIGNS, estimate_text
-from compactrec.benchmarks.versus import turned
+from compactrec.benchmarks.texts import estimate_text
 
 __all__ = [
+    "NOTHING",
     "Order",
     "StudyResult",
-    "claims_table",
     "costs_tables",
     "findings_parts",
     "load_studies",
     "orders",
     "orders_table",
     "ranks_table",
-    "sharing_tables",
+    "row_of",
 ]
 
 NOTHING = "No such comparison is committed yet."
@@ -54,15 +52,15 @@ class StudyResult:
         return f"[{self.pairs.model}]({path})"
 
 
-def load_studies(results: Path) -> list[StudyResult]:
-    """All studies below `results`, by data and model."""
+def load_studies(results: Path, group: str = "study-*") -> list[StudyResult]:
+    """All studies in the folders of that name below `results`, by data and model."""
     return [
         StudyResult(
             path.parent,
             Summary.model_validate_json((path.parent / "summary.json").read_text()),
             Pairs.model_validate_json(path.read_text()),
         )
-        for path in sorted(results.glob("study-*/*/pairs.json"))
+        for path in sorted(results.glob(f"{group}/*/pairs.json"))
     ]
 
 
@@ -73,8 +71,6 @@ def findings_parts(results: Path) -> dict[str, str]:
         "costs": costs_tables(studies),
         "ranks": ranks_table(studies),
         "orders": orders_table(studies),
-        "claims": claims_table(studies),
-        "sharing": sharing_tables(results / "sharing"),
     }
 
 
@@ -112,13 +108,14 @@ def costs_tables(studies: Sequence[StudyResult]) -> str:
     return "\n\n".join(tables) or NOTHING
 
 
-def _row(summary: Summary, method: str, budget: str) -> Row | None:
+def row_of(summary: Summary, method: str, budget: str) -> Row | None:
+    """The row of a method at a budget; None where it has no result."""
     found = (r for r in summary.rows if (r.method, r.budget) == (method, budget))
     return next((row for row in found if row.auc is not None), None)
 
 
 def _cost(summary: Summary, method: str, budget: str) -> str:
-    row = _row(summary, method, budget)
+    row = row_of(summary, method, budget)
     return "no plan" if row is None else versus_cell(row.versus.get(FULL)).text
 
 
@@ -215,77 +212,3 @@ def orders_table(studies: Sequence[StudyResult]) -> str:
         for o in orders(studies)
     ]
     return "\n".join(lines)
-
-
-CLAIMS = (
-    ("compositional", "1/4", "hash", "1/4"),
-    ("compositional", "1/64", "hash", "1/4"),
-    ("mixed", "1/16", FULL, ""),
-)
-
-
-def claims_table(studies: Sequence[StudyResult]) -> str:
-    """Claims of papers in every study: difference, interval, mark."""
-    if not studies:
-        return NOTHING
-    lines = [
-        "| data | model | `compositional` 1/4 minus `hash` 1/4 "
-        "| `compositional` 1/64 minus `hash` 1/4 | `mixed` 1/16 minus `full` |",
-        "|---|---|---:|---:|---:|",
-    ]
-    for study in studies:
-        cells = " | ".join(_claim(study, *claim) for claim in CLAIMS)
-        lines.append(f"| {study.data} | {study.link} | {cells} |")
-    return "\n".join(lines)
-
-
-def _claim(study: StudyResult, first: str, budget: str, second: str, other: str) -> str:
-    row = _row(study.summary, first, budget)
-    if second == FULL:
-        return "no plan" if row is None else versus_cell(row.versus.get(FULL)).text
-    cells = {(first, budget): 1, (second, other): 0}
-    for p in study.pairs.pairs:
-        ends = (p.first, p.first_budget), (p.second, p.second_budget)
-        if set(ends) == set(cells):
-            return versus_cell(p.versus if cells[ends[0]] else turned(p.versus)).text
-    return "no plan"
-
-
-def sharing_tables(results: Path, first: str = "unified", second: str = "hash") -> str:
-    """The experiment on tables that features share: one table for each set below `results`."""
-    tables = []
-    for path in sorted(results.glob("*/summary.json")):
-        summary = Summary.model_validate_json(path.read_text())
-        link = f"../benchmarks/results/{results.name}/{path.parent.name}/report.md"
-        full = estimate_text(summary.full) if summary.full else "-"
-        lines = [
-            f"**[{path.parent.name}]({link})**, {len(summary.seeds)} seeds. Full: {full}.",
-            "",
-            f"| budget | `{second}` | `{first}` | difference | more than at the largest budget |",
-            "|---|---:|---:|---:|---:|",
-        ]
-        labels = {r.budget: r.budget_bytes for r in summary.rows if r.budget}
-        largest: dict[int, float] = {}
-        for label in sorted(labels, key=lambda text: -(labels[text] or 0)):
-            a, b = _row(summary, first, label), _row(summary, second, label)
-            if a is None or b is None:
-                continue
-            gains = {s: a.auc_by_seed[s] - b.auc_by_seed[s] for s in a.seeds if s in b.seeds}
-            versus = versus_cell(a.versus.get(second)).text
-            more = _more(gains, largest) if largest else "-"
-            largest = largest or gains
-            lines.append(
-                f"| {label} | {estimate_text(b)} | {estimate_text(a)} | {versus} | {more} |"
-            )
-        tables.append("\n".join(lines))
-    return "\n\n".join(tables) or NOTHING
-
-
-def _more(gains: dict[int, float], largest: dict[int, float]) -> str:
-    """How the gain grew, with its interval over seeds; a mark where that excludes zero."""
-    found = mean_interval([gains[s] - largest[s] for s in gains if s in largest])
-    half = found.half_width
-    if half is None:
-        return f"{found.mean:+.4f}"
-    sign = "better" if found.mean > half else "worse" if -found.mean > half else "unclear"
-    return f"{found.mean:+.4f} ± {half:.4f}{SIGNS[sign]}"

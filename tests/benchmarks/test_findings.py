@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
+from compactrec.benchmarks.claims import claims_table, recipe_table, sharing_tables
 from compactrec.benchmarks.findings import (
     StudyResult,
-    claims_table,
     costs_tables,
     load_studies,
     orders,
     orders_table,
     ranks_table,
-    sharing_tables,
 )
 from compactrec.benchmarks.load_study import load_study
 from compactrec.benchmarks.pairs import Pair, pairs_of
@@ -37,14 +38,18 @@ SECOND: dict[str, dict[int, float | str]] = {
 
 
 def committed(
-    results: Path, data: str, model: str, noises: dict[str, dict[int, float | str]]
+    results: Path,
+    group: str,
+    model: str,
+    noises: dict[str, dict[int, float | str]],
+    small: str = "1/64",
 ) -> None:
     """A study as it is committed."""
-    runs = results.parent / "runs" / data / model
-    fake_study(runs, noises, budgets=LABELS)
-    out = results / f"study-{data}" / model
+    runs = results.parent / "runs" / group / model
+    fake_study(runs, noises, budgets={**LABELS, SMALL: small})
+    out = results / group / model
     write_report([runs], out, num_resamples=20)
-    across = [("compositional@1/64", "hash@1/4")]
+    across = [(f"compositional@{small}", "hash@1/4")]
     found = pairs_of(load_study([runs]), across, num_resamples=20)
     write_json(out / "pairs.json", {**found.model_dump(mode="json"), "model": model})
 
@@ -52,8 +57,9 @@ def committed(
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("committed") / "results"
-    committed(path, "clicks", "dcnv2", FIRST)
-    committed(path, "clicks", "dlrm", SECOND)
+    committed(path, "study-clicks", "dcnv2", FIRST)
+    committed(path, "study-clicks", "dlrm", SECOND)
+    committed(path, "quotient-remainder", "dlrm-adagrad", FIRST, small="1/60")
     return path
 
 
@@ -143,6 +149,23 @@ def test_claims_have_every_study(studies: list[StudyResult]) -> None:
     assert "no plan" not in lines[2] + lines[3]
 
 
+def test_the_recipe_of_a_paper_beside_its_claim(results: Path) -> None:
+    (study,) = load_studies(results, "quotient-remainder")
+    told = study.summary.model_copy(update={"config": {"table_optimizer": "adagrad"}})
+    (line,) = recipe_table([replace(study, summary=told)]).splitlines()[2:]
+    assert line.startswith("| [dlrm-adagrad](../benchmarks/results/quotient-remainder/dlrm-adag")
+    rows = {(r.method, r.budget): r for r in study.summary.rows}
+    cells = ("full", None), ("hash", "1/4"), ("compositional", "1/4"), ("compositional", "1/60")
+    selected = ", ".join(f"{rows[cell].validation_auc:.4f}" for cell in cells)
+    assert f"| `adagrad` | {selected} | {estimate_text(study.summary.rows[0])} |" in line
+    *_, equal, across = line.removesuffix(" |").split(" | ")
+    small = study.pairs.pairs[-1]
+    assert across.startswith(f"{small.versus.mean:+.4f} ± ")
+    means = [fmean(rows[cell].auc_by_seed.values()) for cell in cells]
+    assert equal.startswith(f"{means[2] - means[1]:+.4f} ± ")
+    assert f"| {means[2] - means[0]:+.4f} ± " in line
+
+
 def test_sharing_says_how_the_difference_grows(results: Path) -> None:
     text = sharing_tables(results / "study-clicks", "compositional")
     summary = load_studies(results)[0].summary
@@ -160,6 +183,12 @@ def test_sharing_says_how_the_difference_grows(results: Path) -> None:
 
 
 def test_without_results_the_tables_say_so(tmp_path: Path) -> None:
-    for text in (costs_tables([]), ranks_table([]), orders_table([]), claims_table([])):
+    for text in (
+        costs_tables([]),
+        ranks_table([]),
+        orders_table([]),
+        claims_table([]),
+        recipe_table([]),
+    ):
         assert text == "No such comparison is committed yet."
     assert sharing_tables(tmp_path) == "No such comparison is committed yet."
