@@ -165,14 +165,16 @@ def full_serving_bytes(base: TrainConfig, manifest: Manifest) -> int | None:
 def train_config_for(
     base: TrainConfig, plan: Path | None, method: str | None, budget: str | None
 ) -> TrainConfig:
-    """`base` with either a plan file, or a method and (but for `full`) a budget. A start that
-    asks for a number of epochs gets them, unless others are given.
+    """`base` with either a plan file, or a method and (but for `full`) a budget; with nothing of
+    it, full tables. A start that asks for a number of epochs gets them, unless others are given.
 
-    Raises ValueError when both or neither are given, or the method or the budget is not understood.
+    Raises ValueError when both are given, a budget goes without a method, or one is not understood.
     """
-    if (plan is None) == (method is None):
+    both = plan is not None and method is not None
+    if both or (budget is not None and plan is None and method is None):
         raise ValueError(
-            "give either --plan FILE, or --method NAME with --budget SIZE (full needs no budget)"
+            "give either --plan FILE, or --method NAME with --budget SIZE; none of them trains "
+            "full tables"
         )
     if plan is not None:
         if budget is not None:
@@ -186,7 +188,7 @@ def train_config_for(
         if asked is not None and "epochs" not in base.model_fields_set:
             base = changed(base, epochs=asked)
         return changed(base, plan=plan, method=None, budget_bytes=None)
-    choice = parse_method(method or "")
+    choice = parse_method(method or FULL)
     num_bytes = None
     if budget is not None and choice.name == FULL:
         raise ValueError(

@@ -4,6 +4,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 
 from compactrec.models.towers import affine
 
@@ -52,17 +53,21 @@ class Interacting(nn.Module):
             self.norm = nn.LayerNorm(width, eps=1e-8, device=device)
 
     def forward(self, fields: Tensor) -> Tensor:
+        query, key = self._query_and_key(fields)
         value = self._split(self.activation(self.value(fields)))
-        found = self.attention(fields) @ value  # (B, heads, N, head_dim)
+        found = scaled_dot_product_attention(query, key, value, scale=self.scale)
         joined = found.transpose(1, 2).flatten(2)
         out: Tensor = self.norm((joined + self.activation(self.residual(fields))).relu())
         return out
 
     def attention(self, fields: Tensor) -> Tensor:
         """Which field looks at which: ``(B, heads, N, N)``, every row sums to 1."""
-        query = self._split(self.activation(self.query(fields)))
-        key = self._split(self.activation(self.key(fields)))
+        query, key = self._query_and_key(fields)
         return (query @ key.transpose(2, 3) * self.scale).softmax(dim=3)
+
+    def _query_and_key(self, fields: Tensor) -> tuple[Tensor, Tensor]:
+        query = self._split(self.activation(self.query(fields)))
+        return query, self._split(self.activation(self.key(fields)))
 
     def _split(self, joined: Tensor) -> Tensor:
         return joined.unflatten(2, (self.heads, self.head_dim)).transpose(1, 2)

@@ -357,14 +357,28 @@ def test_a_plan_that_fits_the_ranks_is_saved(capsys: Captured, tmp_path: Path, d
 # -- train, compare, report ----------------------------------------------------------------------
 
 
-def test_train_wants_a_plan_or_a_method(capsys: Captured, tmp_path: Path, data: Path) -> None:
+def test_what_train_is_told_about_tables(capsys: Captured, tmp_path: Path, data: Path) -> None:
     words = ("train", "--data", data, "--out", tmp_path / "run")
-    assert "give either --plan FILE, or --method NAME" in call(capsys, *words)[2]
+    assert "give either --plan FILE, or --method NAME" in call(capsys, *words, "--budget", "1/4")[2]
     assert "needs a budget (--budget" in call(capsys, *words, "--method", SOME)[2]
     gone = tmp_path / "gone.json"
     assert f"--plan {gone} is not a file; give a plan as" in call(capsys, *words, "--plan", gone)[2]
-    both = (*words, "--plan", tmp_path / "p.json", "--budget", "1/4")
-    assert "a plan file has its size already" in call(capsys, *both)[2]
+    plan = (*words, "--plan", tmp_path / "p.json")
+    assert "a plan file has its size already" in call(capsys, *plan, "--budget", "1/4")[2]
+    assert "give either --plan FILE" in call(capsys, *plan, "--method", SOME)[2]
+    file = tmp_path / "a.toml"
+    file.write_text('method = "hash"\nbudget_bytes = 1000\n')
+    told = call(capsys, *words, "--config", file)[2]
+    assert f"{file} sets budget_bytes, method, which a command line says" in told
+
+
+def test_the_name_of_a_model_is_enough_to_train(capsys: Captured, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = ("--data", write_folder(tmp_path / "data"), "--out", out)
+    code, _, err = call(capsys, "train", *words, "--model", "autoint")
+    assert code == 0, err
+    result = json.loads((out / "result.json").read_text())
+    assert (result["config"]["model"], result["config"]["method"]) == ("autoint", "full")
 
 
 class Stopped(Exception):
@@ -713,7 +727,6 @@ def test_a_search_ends_in_a_plan_that_trains_from_its_start(
     capsys: Captured, tmp_path: Path
 ) -> None:
     """The command that `search` prints is the one that trains what it found."""
-    from tests.benchmarks.folder import write_folder
 
     data = write_folder(tmp_path / "data")
     shape = tmp_path / "shape.toml"

@@ -204,7 +204,7 @@ def train(
     data: Data,
     out: Annotated[Path, Option(help="Folder of the run.")],
     plan: Annotated[Path | None, Option(help="Plan file; or give --method and --budget.")] = None,
-    method: Annotated[str | None, Option(help="Method, instead of a plan file.")] = None,
+    method: Annotated[str | None, Option(help="Method, instead of a plan file. [full]")] = None,
     budget: Annotated[str | None, Option(help=BUDGET)] = None,
     start: Annotated[
         Path | None, Option(help="Weights to start from, as `search` leaves them beside a plan.")

@@ -171,6 +171,11 @@ def train_config(file: Path | None, options: Mapping[str, object]) -> TrainConfi
             return "", words.get(name, f"--{name}")
         return str(file) if name in written else "", field
 
+    if told := sorted({"plan", "method", "budget_bytes"} & written.keys()):
+        raise ValueError(
+            f"{file} sets {', '.join(told)}, which a command line says; take it out of the file, "
+            f"and give --plan FILE, or --method NAME with --budget SIZE, where the command has them"
+        )
     fields = {**written, **given, "method": "full"}
     model = get_model(str(fields.get("model", TrainConfig.model_fields["model"].default)))
     return validated(TrainConfig, fields, where, model.config.model_fields)

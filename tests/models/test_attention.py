@@ -38,6 +38,16 @@ def test_no_query_looks_everywhere_alike_and_one_field_at_itself(flavor: Flavor)
     assert torch.equal(made.attention(fields[:, :1]), torch.ones(2, 2, 1, 1))
 
 
+@pytest.mark.parametrize("flavor", FLAVORS)
+def test_what_it_gives_is_made_with_its_attention(flavor: Flavor) -> None:
+    made = layer(flavor)
+    fields = torch.randn(4, 5, 6, generator=torch.Generator().manual_seed(2))
+    values = made.activation(made.value(fields)).unflatten(2, (2, 3))
+    found = torch.einsum("bhmk,bkhd->bmhd", made.attention(fields), values).flatten(2)
+    expected = made.norm((found + made.activation(made.residual(fields))).relu())
+    torch.testing.assert_close(made(fields), expected)
+
+
 def test_a_vector_of_zeros_adds_nothing_in_the_paper() -> None:
     made = layer("paper")
     assert not made(torch.zeros(1, 3, 6)).any()

@@ -26,7 +26,6 @@ from compactrec.embeddings import (
 )
 from compactrec.models import get_model, model_names, register_model
 from compactrec.models.inputs import LinearTerm, with_linear_features
-from compactrec.models.towers import BatchNorm
 from tests.cases import mixture
 from tests.methods.base import Case
 from tests.models.support import EVERY, SIZES, batch, build, features, parsed, tables
@@ -294,17 +293,6 @@ def test_a_name_is_registered_once_and_is_an_identifier() -> None:
         register_model(fm)
     with pytest.raises(ValueError, match="'Deep-FM' is not allowed: use a lower-case identifier"):
         register_model(replace(fm, name="Deep-FM"))
-
-
-def test_batch_norm_takes_one_row_by_the_running_statistics() -> None:
-    norm = BatchNorm(3)
-    norm(torch.randn(8, 3))
-    row = torch.randn(1, 3)
-    assert norm.running_mean is not None
-    before = norm.running_mean.clone()
-    out = norm(row)
-    torch.testing.assert_close(out, norm.eval()(row))
-    assert torch.equal(norm.running_mean, before)
 
 
 def test_every_option_of_a_model_may_stand_beside_those_of_training() -> None:

@@ -103,3 +103,13 @@ def test_cross_parts_as_their_formulas_say() -> None:
     assert count(model.cross) == layers * 2 * width  # type: ignore[arg-type]  # a module
     model = on_meta("gdcn", (5,) * 39, 16, cross_layers=layers)
     assert count(model.cross) == layers * (2 * width**2 + width)  # type: ignore[arg-type]  # a module
+
+
+@pytest.mark.parametrize("kind", ["serial", "parallel"])
+def test_masks_are_as_wide_inside_as_what_they_multiply_asks(kind: str) -> None:
+    x0, blocks, ratio = 39 * 16, (300, 90, 200), 0.1
+    model = on_meta("masknet", (5,) * 39, 16, kind=kind, blocks=blocks, ratio=ratio)
+    multiplied = (x0, *blocks[:-1]) if kind == "serial" else (x0,) * 3
+    for block, v, out in zip(model.blocks, multiplied, blocks, strict=True):  # type: ignore[arg-type]  # a list of modules
+        inner = int(ratio * v)
+        assert count(block) == (x0 * inner + inner) + (inner * v + v) + v * out
