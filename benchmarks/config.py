@@ -248,4 +248,4 @@ class TrainConfig(BaseModel):
         fields = self.model_dump(mode="json", exclude=set(_PLACES | _COSMETIC | _LAYOUT | idle))
         fields["schedule"] = self.schedule.resolved()
         options = get_model(self.model).parse(self.model_options)
-        return {**fields, "model_options": options.model_dump(mode="json")}
+        return {**fields, "model_options": options.resolved()}

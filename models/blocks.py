@@ -14,6 +14,8 @@ from torchrec.modules.embedding_modules import get_embedding_names_by_table
 from torchrec.modules.mlp import MLP
 from torchrec.sparse.jagged_tensor import KeyedTensor
 
+from compactrec.models.towers import BatchNorm
+
 __all__ = [
     "DotInteraction",
     "common_dim",
@@ -82,16 +84,28 @@ def perceptron(
     sizes: Sequence[int],
     *,
     relu_at_end: bool,
+    dropout: float = 0.0,
+    batch_norm: bool = False,
     device: torch.device | str | None = None,
 ) -> MLP:
     """Linear layers with ReLU between them, as torchrec's ``MLP``, started as DLRM's are.
 
-    Weights ~ N(0, 2 / (fan_in + fan_out)), biases ~ N(0, 1 / fan_out); both are variances.
+    Weights ~ N(0, 2 / (fan_in + fan_out)), biases ~ N(0, 1 / fan_out); both are variances. All
+    layers but the last have batch norm before ReLU and dropout after it, if asked for.
     """
     where = torch.device(device) if device is not None else None
+    places = iter(enumerate(sizes, start=1))
+
+    def activation() -> nn.Module:  # called once for each layer that has one, in order
+        place, size = next(places)
+        norm = [BatchNorm(size, device=where)] if batch_norm and place < len(sizes) else []
+        drop = [nn.Dropout(dropout)] if dropout and place < len(sizes) else []
+        return nn.Sequential(*norm, nn.ReLU(), *drop)
+
     layers = MLP(
-        num_inputs, list(sizes), activation="relu", activation_on_last=relu_at_end, device=where
-    )
+        num_inputs, list(sizes), activation=activation if dropout or batch_norm else "relu",
+        activation_on_last=relu_at_end, device=where,
+    )  # fmt: skip
     with torch.no_grad():
         for layer in layers.modules():
             if isinstance(layer, nn.Linear):

@@ -4,10 +4,10 @@ Naumov et al., "Deep Learning Recommendation Model for Personalization and Recom
 arXiv 1906.00091.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import field_validator
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
@@ -33,6 +33,11 @@ class DLRMConfig(ModelConfig):
     """``dot`` as in the formula, or ``cat``: ``top([x_0, ..., x_F])``, where widths may differ."""
     interaction_itself: bool = False
     """Include ``x_i . x_i`` in the dots."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of each hidden layer of the top perceptron that is dropped in training."""
+    batch_norm: bool = False
+    """Batch norm before the ReLU of each hidden layer of both perceptrons."""
+    later: ClassVar[frozenset[str]] = frozenset({"dropout", "batch_norm"})
 
     @field_validator("top")
     @classmethod
@@ -92,8 +97,9 @@ class DLRM(nn.Module):
         self.bottom: nn.Module | None = None
         if num_dense:
             self.bottom = perceptron(
-                num_dense, (*config.bottom, self.dim), relu_at_end=True, device=device
-            )
+                num_dense, (*config.bottom, self.dim), relu_at_end=True,
+                batch_norm=config.batch_norm, device=device,
+            )  # fmt: skip
         else:
             self.constant = nn.Parameter(torch.empty(self.dim, device=device))
             nn.init.normal_(self.constant, std=self.dim**-0.5)
@@ -102,7 +108,10 @@ class DLRM(nn.Module):
         if is_dot:
             self.dots = DotInteraction(len(self.keys) + 1, config.interaction_itself)
             self.interaction_dim = self.dim + self.dots.num_pairs
-        self.top = perceptron(self.interaction_dim, config.top, relu_at_end=False, device=device)
+        self.top = perceptron(
+            self.interaction_dim, config.top, relu_at_end=False, dropout=config.dropout,
+            batch_norm=config.batch_norm, device=device,
+        )  # fmt: skip
 
     def forward(self, dense: Tensor, features: KeyedJaggedTensor) -> Tensor:
         """Logits ``(B,)`` for ``dense (B, num_dense)`` and one bag per feature and example."""

@@ -3,7 +3,7 @@
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from torch import nn
@@ -18,6 +18,14 @@ class ModelConfig(BaseModel):
     """Hyper-parameters of a model. Every one has a default, so a name is enough to train it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    later: ClassVar[frozenset[str]] = frozenset()
+    """Options that results from before they were there do not have; their defaults do nothing."""
+
+    def resolved(self) -> dict[str, JsonValue]:
+        """Every option, as JSON, without those of ``later`` at their defaults."""
+        fields = type(self).model_fields
+        idle = {name for name in self.later if getattr(self, name) == fields[name].default}
+        return self.model_dump(mode="json", exclude=idle)
 
     def features(self, features: tuple[Feature, ...]) -> tuple[Feature, ...]:
         """What the model reads of the data's features: those that a plan has to be made for."""

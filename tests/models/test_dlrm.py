@@ -297,6 +297,21 @@ def test_wrong_options_are_errors(options: dict[str, object], message: str) -> N
         get_model("dlrm").parse(options)
 
 
+def test_options_that_came_later_are_in_results_where_they_do_something() -> None:
+    before = {"bottom", "top", "interaction", "interaction_itself"}
+    assert set(DLRMConfig().resolved()) == before
+    more = DLRMConfig(dropout=0.5, batch_norm=True).resolved()
+    assert set(more) == before | {"dropout", "batch_norm"}
+    assert DLRMConfig.model_validate(more).dropout == 0.5
+
+
+def test_layers_without_dropout_and_batch_norm_have_the_names_they_had() -> None:
+    keys = list(DLRM(tables(SIZES, 8), 4, SMALL).top.state_dict())
+    assert keys[:2] == ["_mlp.0._linear.weight", "_mlp.0._linear.bias"]
+    normed = DLRM(tables(SIZES, 8), 4, SMALL.model_copy(update={"batch_norm": True}))
+    assert set(keys) < set(normed.top.state_dict())
+
+
 def test_a_negative_number_of_columns_is_an_error() -> None:
     with pytest.raises(ValueError, match="num_dense must be 0 or more, got -1"):
         DLRM(tables(SIZES, 8), -1)

@@ -10,7 +10,9 @@ from compactrec.models.bilinear import BilinearPairs, SqueezeExcitation
 from compactrec.models.blocks import DotInteraction, pairwise_sum
 from compactrec.models.cin import CompressedInteraction
 from compactrec.models.crosses import crosses
+from compactrec.models.dlrm import DLRM
 from compactrec.models.towers import tower
+from tests.models.support import batch, build
 
 if importlib.util.find_spec("fuxictr") is None:
     pytest.skip("FuxiCTR is not installed", allow_module_level=True)
@@ -104,3 +106,27 @@ def test_towers_with_batch_norm(vectors: torch.Tensor, training: bool, dropout: 
     found = ours(x)
     torch.manual_seed(5)
     torch.testing.assert_close(found, theirs(x))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_dlrm_with_dropout_and_batch_norm(training: bool) -> None:
+    """The dots and the order of the pairs are compared elsewhere: here, both perceptrons."""
+    ours = build("dlrm", 3, bottom=(6, 5), top=(7, 5, 1), dropout=0.3, batch_norm=True)
+    assert isinstance(ours, DLRM)
+    assert ours.bottom is not None
+    bottom = layers.MLP_Block(3, [6, 5], output_dim=4, output_activation="ReLU", batch_norm=True)
+    top = layers.MLP_Block(14, [7, 5], output_dim=1, dropout_rates=0.3, batch_norm=True)
+    for mine, other in ((ours.bottom, bottom), (ours.top, top)):
+        values = mine.state_dict().values()
+        other.load_state_dict(dict(zip(other.state_dict(), values, strict=True)))
+    for module in (ours, bottom, top):
+        module.train(training)
+    dense, kjt, _ = batch(8, 3)
+    assert ours.dots is not None
+    first = bottom(dense)
+    vectors = torch.cat((first, ours.embeddings(kjt).values()), dim=1).unflatten(1, (5, 4))
+    inputs = torch.cat((first, ours.dots(vectors)), dim=1)
+    torch.manual_seed(5)
+    expected = top(inputs).squeeze(1)
+    torch.manual_seed(5)
+    torch.testing.assert_close(ours(dense, kjt), expected, atol=1e-5, rtol=1e-5)

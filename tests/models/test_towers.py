@@ -20,6 +20,8 @@ DROPS: list[tuple[str, str, dict[str, Any]]] = [
     *TOWERS,
     ("autoint", "dropout", {"hidden": (6, 5)}),
     ("dcnv2", "dropout", {"structure": "stacked"}),
+    ("dlrm", "dropout", {}),
+    ("dlrm", "dropout", {"batch_norm": True, "interaction": "cat"}),
     ("gdcn", "dropout", {"structure": "stacked"}),
     ("masknet", "dropout", {"kind": "serial"}),
     ("finalmlp", "dropout", {}),
