@@ -27,6 +27,9 @@ class Interacting(nn.Module):
             code, Q, K, V and R have biases and end in ReLU, scores are divided by sqrt(head_dim),
             and a layer norm (eps 1e-8) follows. ``fuxictr``: R is the identity where the widths
             are equal.
+        scaled: of ``fuxictr``, divide scores by sqrt(head_dim).
+        normed: of ``fuxictr``, a layer norm (eps 1e-5) before the last ReLU.
+        with_residual: of ``fuxictr``, whether there is R.
     """
 
     def __init__(
@@ -36,18 +39,26 @@ class Interacting(nn.Module):
         head_dim: int,
         flavor: Flavor,
         device: torch.device | str | None = None,
+        *,
+        scaled: bool = False,
+        normed: bool = False,
+        with_residual: bool = True,
     ) -> None:
         super().__init__()
         width, official = heads * head_dim, flavor == "official_tf"
         self.heads, self.head_dim = heads, head_dim
-        self.scale = head_dim**-0.5 if official else 1.0
+        self.scale = head_dim**-0.5 if official or scaled else 1.0
         self.query = affine(num_inputs, width, bias=official, device=device)
         self.key = affine(num_inputs, width, bias=official, device=device)
         self.value = affine(num_inputs, width, bias=official, device=device)
+        self.with_residual = with_residual
         self.residual: nn.Module = nn.Identity()
-        if flavor != "fuxictr" or num_inputs != width:
+        if with_residual and (flavor != "fuxictr" or num_inputs != width):
             self.residual = affine(num_inputs, width, bias=official, device=device)
         self.activation: nn.Module = nn.ReLU() if official else nn.Identity()
+        self.inner_norm: nn.Module = nn.Identity()
+        if normed:
+            self.inner_norm = nn.LayerNorm(width, device=device)
         self.norm: nn.Module = nn.Identity()
         if official:
             self.norm = nn.LayerNorm(width, eps=1e-8, device=device)
@@ -57,7 +68,9 @@ class Interacting(nn.Module):
         value = self._split(self.activation(self.value(fields)))
         found = scaled_dot_product_attention(query, key, value, scale=self.scale)
         joined = found.transpose(1, 2).flatten(2)
-        out: Tensor = self.norm((joined + self.activation(self.residual(fields))).relu())
+        if self.with_residual:
+            joined = joined + self.activation(self.residual(fields))
+        out: Tensor = self.norm(self.inner_norm(joined).relu())
         return out
 
     def attention(self, fields: Tensor) -> Tensor:

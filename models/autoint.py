@@ -6,8 +6,11 @@ is published differs from code to code, see :class:`compactrec.models.attention.
 the flavors. Dense column ``j`` is a field with the vector ``x_j w_j``.
 """
 
+from functools import partial
+from typing import ClassVar, Self
+
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
@@ -32,6 +35,24 @@ class AutoIntConfig(TowerConfig):
     flavor: Flavor = "paper"
     wide: bool = False
     """First-order weights beside it."""
+    scale: bool = False
+    """Of flavor ``fuxictr``: scores are divided by sqrt(head_dim)."""
+    layer_norm: bool = False
+    """Of flavor ``fuxictr``: a layer norm before the ReLU of each layer."""
+    residual: bool = True
+    """Of flavor ``fuxictr``: whether a layer adds its input."""
+    later: ClassVar[frozenset[str]] = frozenset({"scale", "layer_norm", "residual"})
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        given = [name for name in ("scale", "layer_norm") if getattr(self, name)]
+        given += [] if self.residual else ["residual"]
+        if given and self.flavor != "fuxictr":
+            raise ValueError(
+                f"{', '.join(given)}: an option of flavor 'fuxictr', got flavor {self.flavor!r}; "
+                f"choose that flavor or leave it out"
+            )
+        return self
 
     def features(self, features: tuple[Feature, ...]) -> tuple[Feature, ...]:
         return with_linear_features(features) if self.wide else features
@@ -63,12 +84,13 @@ class AutoInt(nn.Module):
             self.linear = LinearTerm(outputs.linear, num_dense, bias=False, device=device)
         self.fields = StackedFields(outputs, num_dense, device)
         width = config.heads * config.head_dim
-        self.layers = nn.Sequential(
-            *(
-                Interacting(inputs, config.heads, config.head_dim, config.flavor, device)
-                for inputs in [self.fields.dim, *[width] * (config.layers - 1)]
-            )
-        )
+        attend = partial(
+            Interacting, heads=config.heads, head_dim=config.head_dim, flavor=config.flavor,
+            device=device, scaled=config.scale, normed=config.layer_norm,
+            with_residual=config.residual,
+        )  # fmt: skip
+        inputs = [self.fields.dim, *[width] * (config.layers - 1)]
+        self.layers = nn.Sequential(*(attend(num_inputs) for num_inputs in inputs))
         self.top = affine(self.fields.num_fields * width, 1, device=device)
         self.deep: nn.Module | None = None
         if config.hidden:

@@ -44,8 +44,15 @@ MORE: dict[str, list[dict[str, Any]]] = {
         {"structure": "crossnet_only", "hidden": ()},
     ],
     "xdeepfm": [{"cin_activation": "relu", "split_half": True}],
-    "autoint": [{"flavor": "official_tf"}, {"flavor": "fuxictr", "wide": True}],
-    "autoint_plus": [{"flavor": "official_tf", "wide": True}],
+    "autoint": [
+        {"flavor": "official_tf"},
+        {"flavor": "fuxictr", "wide": True},
+        {"flavor": "fuxictr", "scale": True, "residual": False},
+    ],
+    "autoint_plus": [
+        {"flavor": "official_tf", "wide": True},
+        {"flavor": "fuxictr", "scale": True, "layer_norm": True},
+    ],
     "fibinet": [{"bilinear": "all"}, {"bilinear": "each", "share_bilinear": True}],
     "masknet": [
         {"kind": "serial", "embedding_norm": True, "block_norm": True},

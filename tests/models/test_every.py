@@ -267,6 +267,8 @@ def test_unknown_models_and_options_name_what_there_is() -> None:
         get_model("dcnv2").parse({"hidden": ()})
     with pytest.raises(ValueError, match=r"context names \['C9'\], which are no features"):
         build("finalmlp", 0, selection=True, context=("C9",))
+    with pytest.raises(ValueError, match="scale, residual: an option of flavor 'fuxictr', got"):
+        get_model("autoint").parse({"scale": True, "residual": False})
     with pytest.raises(ValueError, match="split_half needs even sizes but for the last"):
         build("xdeepfm", 0, split_half=True, cin=(3, 4))
 

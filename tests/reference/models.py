@@ -224,10 +224,15 @@ def attend(x: list[Array], w: Weights, name: str, o: Mapping[str, Any]) -> list[
             lanes = slice(h * d, (h + 1) * d)
             query = project("query", x[m])[lanes]
             scores = np.array([query @ project("key", other)[lanes] for other in x])
-            attention = softmax(scores / math.sqrt(d) if official else scores)
+            attention = softmax(scores / math.sqrt(d) if official or o["scale"] else scores)
             mixed = sum(a * project("value", v)[lanes] for a, v in zip(attention, x, strict=True))
             joined += list(mixed)
-        found = relu(np.array(joined) + project("residual", x[m]))
+        found = np.array(joined)
+        if o["residual"]:
+            found = found + project("residual", x[m])
+        if o["layer_norm"]:
+            found = layer_norm(found, w, f"{name}.inner_norm", 1e-5)
+        found = relu(found)
         out.append(layer_norm(found, w, f"{name}.norm", 1e-8) if official else found)
     return out
 
