@@ -92,7 +92,7 @@ def run_protocol(
     folders = []
     for model in models:
         base = protocol.config(model, data, request.out / model, request.changes)
-        note = note_of(protocol, model, changes[model], manifest)
+        note = note_of(protocol, model, changes[model], manifest, asked.num_seeds)
         compare(asked, base, runner=runner, console=console, protocol=note)
         folders.append(base.out)
     return folders
@@ -133,7 +133,7 @@ def _refuse(protocol: ProtocolFile, changes: Mapping[str, list[str]]) -> None:
 
 
 def note_of(
-    protocol: ProtocolFile, model: str, changes: list[str], manifest: Manifest
+    protocol: ProtocolFile, model: str, changes: list[str], manifest: Manifest, num_seeds: int
 ) -> ProtocolNote:
     """What goes with the results of one model."""
     return ProtocolNote(
@@ -141,10 +141,16 @@ def note_of(
         title=protocol.title,
         model=model,
         changes=tuple(changes),
-        marks=tuple(marks_of(protocol.data, manifest)),
+        marks=(*marks_of(protocol.data, manifest), *_seed_marks(protocol, num_seeds)),
         caveats=protocol.caveats,
         figures=tuple(_published(f, cell) for f, cell in protocol.published(model)),
     )
+
+
+def _seed_marks(protocol: ProtocolFile, num_seeds: int) -> Iterator[str]:
+    """Where the file says how many runs a figure is of."""
+    if "seeds" in protocol.model_fields_set and num_seeds < protocol.seeds:
+        yield f"{num_seeds} seed{'s'[: num_seeds > 1]} instead of {protocol.seeds}"
 
 
 def _published(figures: Figures, cell: FigureCell) -> Published:
