@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -38,7 +38,7 @@ _COSMETIC = frozenset(
 )  # fmt: skip
 _OFF: dict[str, Any] = {
     "table_decay": 0.0, "dense_dtype": "float32", "accumulate_steps": 1, "max_grad_norm": None,
-    "monitor": "auc",
+    "monitor": "auc", "init_std": "method", "dense_eps": None,
 }  # fmt: skip
 """Fields whose value here does nothing. They are not in results from before they were there."""
 
@@ -71,6 +71,9 @@ class TrainConfig(BaseModel):
     the other fields: ``hidden = [64, 32]``."""
     dim: int = Field(default=16, ge=1)
     """Width D of the vectors that the model gets. A plan file brings its own: leave it out then."""
+    init_std: Annotated[float, Field(gt=0)] | Literal["method"] = "method"
+    """Standard deviation of their elements at the start (``Feature.init_std``), first-order weights
+    too; ``method``: as the method has it, U(+-sqrt(1/n)) for most. A plan file brings its own."""
 
     batch_size: int = Field(default=2048, ge=1)
     start: Path | None = None
@@ -84,9 +87,12 @@ class TrainConfig(BaseModel):
     max_grad_norm: float | None = Field(default=None, gt=0)
     """Scale the gradient of all weights together, dense and tables, down to this norm, under engine
     ``eager``. The decay of tables, where it is added to gradients, is in it; that of dense weights
-    comes after."""
+    and of ``lamb`` comes after."""
     dense_optimizer: Literal["sgd", "adagrad", "adam", "amsgrad", "lamb"] = "adam"
     dense_learning_rate: float = Field(default=0.001, gt=0)
+    dense_eps: float | None = Field(default=None, gt=0)
+    """As ``table_eps``, for dense weights; None is the optimizer's own: 1e-10 of ``adagrad``, 1e-6
+    of ``lamb``, else 1e-8. ``sgd`` has none."""
     dense_weight_decay: float = Field(default=0.0, ge=0)
     """Added to gradients as ``g + decay w``; ``lamb`` adds ``decay w`` to the direction of Adam's
     step instead, before it scales that."""
@@ -105,7 +111,8 @@ class TrainConfig(BaseModel):
     decay_mode: Literal["dense_coupled", "dense_decoupled", "touched_rows"] = "touched_rows"
     """``dense_coupled``: ``g + table_decay w`` for every row in every step, inside the optimizer's
     rule. ``dense_decoupled``: ``w (1 - rate table_decay)`` for every row in every step, before it.
-    ``touched_rows``: ``g + table_decay w`` for the rows of the batch; others do not move."""
+    ``touched_rows``: ``g + table_decay w`` for the rows of the batch; others do not move. ``lamb``
+    adds ``table_decay w`` to its direction, as for dense weights."""
     embedding_decay: float = Field(default=0.0, ge=0)
     """L2 penalty: this times the mean over examples of half the squared norm of all vectors looked
     up. On the complete vectors, so it means the same for every method; rows not looked up stay."""
@@ -212,8 +219,9 @@ class TrainConfig(BaseModel):
 
     def features(self, manifest: Manifest) -> tuple[Feature, ...]:
         """What the model reads of the data, ``dim`` wide: the features of a plan."""
+        std = None if self.init_std == "method" else self.init_std
         features = tuple(
-            Feature(name=f.name, num_ids=f.num_ids, dim=self.dim, max_bag=f.max_bag)
+            Feature(name=f.name, num_ids=f.num_ids, dim=self.dim, max_bag=f.max_bag, init_std=std)
             for f in manifest.sparse
         )
         return get_model(self.model).parse(self.model_options).features(features)
@@ -230,9 +238,11 @@ class TrainConfig(BaseModel):
         """
         idle = {name for name, off in _OFF.items() if getattr(self, name) == off}
         if self.plan is not None:
-            idle.add("dim")
+            idle |= {"dim", "init_std"}
         if not self.table_decay and self.table_optimizer not in ("adam", "amsgrad", "lamb"):
             idle.add("decay_mode")
+        if self.dense_optimizer == "sgd":
+            idle.add("dense_eps")
         if self.engine != "fused":
             idle.add("kernel")
         fields = self.model_dump(mode="json", exclude=set(_PLACES | _COSMETIC | _LAYOUT | idle))

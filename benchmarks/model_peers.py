@@ -1,7 +1,8 @@
 """Models of other projects for ``bench_models``, with their own training step and Adam.
 
 Both without weight decay and gradient clipping beyond what their step has, and without their
-loaders. FuxiCTR's distribution has layers and no models: they are put together here.
+loaders. Of FuxiCTR's models its distribution installs those for long sequences, which read another
+input than clicks of one id by field: the models here are put together from its layers.
 """
 
 from __future__ import annotations

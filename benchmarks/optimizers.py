@@ -86,7 +86,7 @@ class Optimizers:
         if dense and not only_tables:
             self._dense = _torch_optimizer(
                 config.dense_optimizer, dense, config.dense_learning_rate,
-                eps=1e-10, weight_decay=config.dense_weight_decay,
+                config.dense_eps, config.dense_weight_decay,
             )  # fmt: skip
             self._all.append(self._dense)
         self._eager: TableOptimizer | None = None
@@ -164,23 +164,22 @@ class Optimizers:
 
 
 def _torch_optimizer(
-    name: str, parameters: list[nn.Parameter], rate: float, *, eps: float, weight_decay: float = 0.0
+    name: str, parameters: list[nn.Parameter], rate: float, eps: float | None, decay: float
 ) -> torch.optim.Optimizer:
     # fused=True: one pass in C++ over all parameters, much faster for Adam on a CPU.
     if name == "sgd":
-        return torch.optim.SGD(parameters, lr=rate, weight_decay=weight_decay, fused=True)
+        return torch.optim.SGD(parameters, lr=rate, weight_decay=decay, fused=True)
     if name == "adagrad":
         return torch.optim.Adagrad(
-            parameters, lr=rate, eps=eps, weight_decay=weight_decay, fused=True
+            parameters, lr=rate, eps=eps or 1e-10, weight_decay=decay, fused=True
         )
-    if name == "adam":
-        return torch.optim.Adam(parameters, lr=rate, weight_decay=weight_decay, fused=True)
-    if name == "amsgrad":
+    if name in ("adam", "amsgrad"):
         return torch.optim.Adam(
-            parameters, lr=rate, weight_decay=weight_decay, amsgrad=True, fused=True
-        )
+            parameters, lr=rate, eps=eps or 1e-8, weight_decay=decay, amsgrad=name == "amsgrad",
+            fused=True,
+        )  # fmt: skip
     if name == "lamb":
-        return Lamb(parameters, rate, weight_decay=weight_decay)
+        return Lamb(parameters, rate, eps=eps or 1e-6, weight_decay=decay)
     raise ValueError(
         f"optimizer must be 'sgd', 'adagrad', 'adam', 'amsgrad' or 'lamb', got {name!r}"
     )

@@ -63,7 +63,8 @@ class TableOptimizer:
     ``dense_coupled`` is the optimizer's own L2 term, or added to gradients that are clipped;
     ``dense_decoupled`` scales all rows before the optimizer's step (under Adam: AdamW);
     ``touched_rows`` adds ``wd w`` to the gradients of the rows of the batch. Adam and AMSGrad are
-    lazy under ``touched_rows``, whatever the decay; LAMB knows this mode alone.
+    lazy under ``touched_rows``, whatever the decay; LAMB knows this mode alone, and adds ``wd w``
+    to its direction itself.
 
     Args:
         collections: where the tables are.
@@ -118,7 +119,7 @@ class TableOptimizer:
 
     def _prepare_touched(self) -> None:
         rows = {key: touched.rows(table) for key, (touched, table) in self._touched.items()}
-        if self._decay:
+        if self._decay and not isinstance(self.torch, Lamb):
             for weight in self._weights:
                 if weight.grad is not None:
                     weight.grad[rows[id(weight)]] += self._decay * weight[rows[id(weight)]]
@@ -169,7 +170,7 @@ def _torch_optimizer(config: TrainConfig, weights: list[nn.Parameter]) -> torch.
                 weights, lr=rate, betas=BETAS, eps=eps, weight_decay=l2, amsgrad=amsgrad, fused=True
             )
         case "lamb":
-            return Lamb(weights, rate, eps=eps, by_row=True)
+            return Lamb(weights, rate, eps=eps, weight_decay=config.table_decay, by_row=True)
         case name:
             raise ValueError(
                 f"tables with gradients are trained with 'sgd', 'adagrad', 'rowwise_adagrad', "

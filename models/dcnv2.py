@@ -23,7 +23,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from compactrec.models.crosses import crosses
 from compactrec.models.inputs import FlatFields, Outputs
-from compactrec.models.registry import Model, register_model
+from compactrec.models.registry import SMALL_START, Model, register_model
 from compactrec.models.towers import TowerConfig, affine, tower
 
 __all__ = ["DCNv2", "DCNv2Config"]
@@ -33,7 +33,7 @@ class DCNv2Config(TowerConfig):
     """Hyper-parameters."""
 
     structure: Literal["parallel", "stacked", "stacked_parallel", "crossnet_only"] = "parallel"
-    """What the last layer sees: ``[x_L; MLP(x0)]``, ``MLP(x_L)``, ``[x_L; MLP(x_L); MLP'(x0)]`` or
+    """What the last layer sees: ``[x_L; MLP(x0)]``, ``MLP(x_L)``, ``[MLP(x_L); MLP'(x0)]`` or
     ``x_L``."""
     kind: Literal["full", "low_rank", "mixture"] = "full"
     cross_layers: int = Field(default=3, ge=1)
@@ -77,7 +77,7 @@ class DCNv2(nn.Module):
         )  # fmt: skip
         self.stacked = deep() if config.structure.startswith("stacked") else None
         self.parallel = deep() if config.structure.endswith("parallel") else None
-        self.keeps_cross = config.structure != "stacked"
+        self.keeps_cross = self.stacked is None
         towers = (self.stacked is not None) + (self.parallel is not None)
         inputs = width * self.keeps_cross + (config.hidden[-1] * towers if towers else 0)
         self.top = affine(inputs, 1, device=device)
@@ -102,5 +102,6 @@ register_model(
         title="DCN-V2",
         paper="Wang et al., WWW 2021, arXiv 2008.13535",
         formula="w . [x_L; MLP(x0)] + b,  x_{l+1} = x0 * (W_l x_l + b_l) + x_l",
+        training=SMALL_START,
     )
 )

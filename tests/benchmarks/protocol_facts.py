@@ -212,6 +212,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
             "dim": 128, "bottom": [512, 256], "top": [1024, 1024, 512, 256], "cross_layers": 3,
             "rank": 512, "batch_size": 65_536, "epochs": 1, "evals_per_epoch": 20,
             "dense_optimizer": "adagrad", "table_optimizer": "adagrad", "table_eps": 1e-8,
+            "dense_eps": 1e-8,
             "dense_learning_rate": 0.005, "table_learning_rate": 0.005, "table_decay": 0.0,
             "dense_weight_decay": 0.0, "schedule.warmup_steps": 0, "num_ids": 204_184_588,
             "rows": {"train": 4_195_197_692, "validation": 89_137_319, "test": 89_137_318},

@@ -52,6 +52,8 @@ def test_resolved_leaves_out_places_and_cosmetics_alone() -> None:
         "accumulate_steps": 2,
         "max_grad_norm": 10,
         "monitor": "auc_minus_logloss",
+        "init_std": 0.5,
+        "dense_eps": 1e-8,
     }
     all_on = config(engine="eager", dense_dtype="bfloat16", **off)
     left_out = everything - set(all_on.resolved()) - {"kernel"}
@@ -63,6 +65,7 @@ def test_resolved_leaves_out_places_and_cosmetics_alone() -> None:
     assert config().resolved()["schedule"].keys() == {
         "warmup_steps", "decay_start_step", "num_decay_steps",
     }  # fmt: skip
+    assert "dense_eps" not in config(dense_optimizer="sgd", dense_eps=1e-8).resolved()
     # As in results from before there were these:
     assert not {*off, "dense_dtype"} & set(config(engine="eager").resolved())
 

@@ -56,6 +56,8 @@ STEPS = range(1, 81)
 """More than what is replayed at once."""
 SCHEDULE = {"warmup_steps": 7, "decay_start_step": 20, "num_decay_steps": 40}
 """Rates that differ from step to step."""
+EPS = 0.05
+"""So large that it counts."""
 
 
 def settings(engine: str, optimizer: str, mode: str, **changes: Any) -> TrainConfig:
@@ -64,7 +66,7 @@ def settings(engine: str, optimizer: str, mode: str, **changes: Any) -> TrainCon
             "data": Path(), "out": Path(), "method": "full",
             "engine": "fused" if engine == "fbgemm" else engine,
             "kernel": "fbgemm" if engine == "fbgemm" else "auto",
-            "table_optimizer": optimizer, "table_learning_rate": 0.05, "table_eps": 1e-6,
+            "table_optimizer": optimizer, "table_learning_rate": 0.05, "table_eps": EPS,
             "table_decay": 0.3, "decay_mode": mode, "schedule": SCHEDULE, **changes,
         }
     )  # fmt: skip

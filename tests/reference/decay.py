@@ -15,7 +15,7 @@ Rules:
     adam              m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2;
                       w <- w - lr m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps)   t: steps so far
     amsgrad           adam, where the largest v so far stands for v in the step
-    lamb              lamb.py, without a decay of its own; touched_rows alone
+    lamb              lamb.py, which has wd w in its direction and not in g; touched_rows alone
 """
 
 import math
@@ -50,14 +50,14 @@ class DecayedTable:
                 row[:] = [w * (1 - lr * self.wd) for w in row]
                 if r not in gradients and self.name not in ("adam", "amsgrad"):
                     continue
-            else:
+            elif self.name != "lamb":
                 g = [x + self.wd * w for x, w in zip(g, row, strict=True)]
             self._rule(r, g, lr)
 
     def _rule(self, r: int, g: Row, lr: float) -> None:
         row, m, v = self.rows[r], self.first[r], self.second[r]
         if self.name == "lamb":
-            lamb_step(row, m, v, g, self.time, lr, self.eps)
+            lamb_step(row, m, v, g, self.time, lr, self.eps, self.wd)
             return
         mean = sum(x * x for x in g) / len(g)
         for j, x in enumerate(g):

@@ -162,7 +162,7 @@ def dcnv2(e: Example, w: Weights, o: Mapping[str, Any]) -> float:
         "stacked": lambda: [mlp(crossed, w, "stacked", end=True)],
         "parallel": lambda: [crossed, mlp(x0, w, "parallel", end=True)],
         "stacked_parallel": lambda: [
-            crossed, mlp(crossed, w, "stacked", end=True), mlp(x0, w, "parallel", end=True),
+            mlp(crossed, w, "stacked", end=True), mlp(x0, w, "parallel", end=True),
         ],
     }[o["structure"]]()  # fmt: skip
     return float(linear(np.concatenate(parts), w, "top")[0])

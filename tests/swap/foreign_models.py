@@ -123,7 +123,7 @@ def _rechub() -> Foreign:
 
 
 def _fuxictr() -> Foreign:
-    """FuxiCTR ships its base model and layers; its models are scripts, such as this one."""
+    """A model made of FuxiCTR's base model and layers."""
     base: Any = foreign("fuxictr.pytorch.models").BaseModel
     layers = foreign("fuxictr.pytorch.layers")
     columns = foreign("fuxictr.features").FeatureMap("swap", ".")
