@@ -170,6 +170,9 @@ def test_defaults_that_the_file_does_not_name_are_fixed_too(
         ("dense_learning_rate", 0.01, "0.01 instead of 0.001"),
         ("table_learning_rate", 0.01, "0.01 instead of 0.001"),
         ("table_optimizer", "adagrad", "adagrad instead of adam"),
+        ("init_std", 0.01, "0.01 instead of 0.0001"),
+        ("init_std", "method", "none instead of 0.0001"),
+        ("dense_eps", 1e-5, "1e-05 instead of none"),
         ("score_test", False, "False instead of True"),
     ],
 )
