@@ -49,7 +49,7 @@ class ProtocolRequest(BaseModel):
     models: tuple[str, ...] = ()
     """Empty: all of the protocol's."""
     methods: tuple[str, ...] = ()
-    """Empty: the protocol's."""
+    """Empty: the protocol's, its searches with them."""
     budgets: tuple[str, ...] = ()
     """Empty: the protocol's."""
     num_seeds: int | None = Field(default=None, ge=1)
@@ -82,15 +82,9 @@ def run_protocol(
         _refuse(protocol, changes)
     data = data_folder(protocol, request.files, request.out, progress)
     manifest = Manifest.load(data)
-    asked = CompareRequest(
-        methods=request.methods or protocol.methods,
-        budgets=request.budgets or protocol.budgets,
-        num_seeds=request.num_seeds or protocol.seeds,
-        tuning=request.tuning,
-        num_jobs=request.num_jobs,
-    )
     folders = []
     for model in models:
+        asked = _asked(protocol, model, request)
         base = protocol.config(model, data, request.out / model, request.changes)
         note = note_of(protocol, model, changes[model], manifest, asked.num_seeds)
         compare(asked, base, runner=runner, console=console, protocol=note)
@@ -98,12 +92,26 @@ def run_protocol(
     return folders
 
 
+def _asked(protocol: ProtocolFile, model: str, request: ProtocolRequest) -> CompareRequest:
+    methods = request.methods or protocol.methods_of(model)
+    budgets = request.budgets or protocol.budgets
+    if protocol.searches and not methods:
+        budgets = ()  # a model that its searches are not of
+    return CompareRequest(
+        methods=methods,
+        budgets=budgets,
+        num_seeds=request.num_seeds or protocol.seeds,
+        tuning=request.tuning,
+        num_jobs=request.num_jobs,
+    )
+
+
 def changes_of(protocol: ProtocolFile, model: str, request: ProtocolRequest) -> Iterator[str]:
     """What the request has otherwise than the protocol fixes, in words."""
     here = Path(".")
     fixed = _flat(protocol.config(model, here, here))
     asked = _flat(protocol.config(model, here, here, request.changes))
-    free = _FREE if protocol.methods else {*_FREE, "threshold"}
+    free = _FREE if protocol.budgets else {*_FREE, "threshold"}
     for name in sorted((fixed.keys() | asked.keys()) - free):
         if fixed.get(name) != asked.get(name):
             yield f"{name} {_text(asked.get(name))} instead of {_text(fixed.get(name))}"
