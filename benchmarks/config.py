@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -38,7 +38,7 @@ _COSMETIC = frozenset(
 )  # fmt: skip
 _OFF: dict[str, Any] = {
     "table_decay": 0.0, "dense_dtype": "float32", "accumulate_steps": 1, "max_grad_norm": None,
-    "monitor": "auc", "dense_eps": None,
+    "monitor": "auc", "init_std": "method", "dense_eps": None,
 }  # fmt: skip
 """Fields whose value here does nothing. They are not in results from before they were there."""
 
@@ -71,6 +71,9 @@ class TrainConfig(BaseModel):
     the other fields: ``hidden = [64, 32]``."""
     dim: int = Field(default=16, ge=1)
     """Width D of the vectors that the model gets. A plan file brings its own: leave it out then."""
+    init_std: Annotated[float, Field(gt=0)] | Literal["method"] = "method"
+    """Standard deviation of their elements at the start (``Feature.init_std``), first-order weights
+    too; ``method``: as the method has it, U(+-sqrt(1/n)) for most. A plan file brings its own."""
 
     batch_size: int = Field(default=2048, ge=1)
     start: Path | None = None
@@ -216,8 +219,9 @@ class TrainConfig(BaseModel):
 
     def features(self, manifest: Manifest) -> tuple[Feature, ...]:
         """What the model reads of the data, ``dim`` wide: the features of a plan."""
+        std = None if self.init_std == "method" else self.init_std
         features = tuple(
-            Feature(name=f.name, num_ids=f.num_ids, dim=self.dim, max_bag=f.max_bag)
+            Feature(name=f.name, num_ids=f.num_ids, dim=self.dim, max_bag=f.max_bag, init_std=std)
             for f in manifest.sparse
         )
         return get_model(self.model).parse(self.model_options).features(features)
@@ -234,7 +238,7 @@ class TrainConfig(BaseModel):
         """
         idle = {name for name, off in _OFF.items() if getattr(self, name) == off}
         if self.plan is not None:
-            idle.add("dim")
+            idle |= {"dim", "init_std"}
         if not self.table_decay and self.table_optimizer not in ("adam", "amsgrad", "lamb"):
             idle.add("decay_mode")
         if self.dense_optimizer == "sgd":

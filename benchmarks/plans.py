@@ -28,7 +28,7 @@ def resolve_plan(config: TrainConfig, manifest: Manifest) -> AnyPlan:
     if config.plan is not None:
         plan = load_plan(config.plan)
         plan.check_features(_features(config, manifest, plan))
-        _check_width(config, manifest, plan)
+        _check_given(config, manifest, plan)
         _check_name(config, plan)
         return plan
     features = config.features(manifest)
@@ -60,17 +60,20 @@ def _check_name(config: TrainConfig, plan: AnyPlan) -> None:
         )
 
 
-def _check_width(config: TrainConfig, manifest: Manifest, plan: AnyPlan) -> None:
-    """A width that somebody gave must be the plan's."""
-    if "dim" not in config.model_fields_set:
-        return
-    planned = {feature.name: feature.dim for feature in plan.features}
+def _check_given(config: TrainConfig, manifest: Manifest, plan: AnyPlan) -> None:
+    """A width or a start that somebody gave must be the plan's."""
+    planned = {feature.name: feature for feature in plan.features}
     for f in config.features(manifest):
-        if planned[f.name] != f.dim:
+        ours = planned[f.name]
+        if "dim" in config.model_fields_set and ours.dim != f.dim:
             raise ValueError(
-                f"{config.plan} gives {f.name!r} vectors of width {planned[f.name]}, but dim "
-                f"{config.dim} asks for {f.dim}; leave dim (--dim) out, or make a plan of that "
-                f"width"
+                f"{config.plan} gives {f.name!r} vectors of width {ours.dim}, but dim {config.dim} "
+                f"asks for {f.dim}; leave dim (--dim) out, or make a plan of that width"
+            )
+        if "init_std" in config.model_fields_set and ours.init_std != f.init_std:
+            raise ValueError(
+                f"{config.plan} starts {f.name!r} with init_std {ours.init_std or 'method'}, but "
+                f"{config.init_std} is asked for; leave init_std out, or make a plan with it"
             )
 
 
@@ -113,7 +116,7 @@ def counts_of(features: Sequence[Feature], counts: Mapping[str, Counts]) -> dict
 
 
 def _features(config: TrainConfig, manifest: Manifest, plan: AnyPlan) -> tuple[Feature, ...]:
-    """What the model reads of the data, with the plan's own choice of width and pooling."""
+    """What the model reads of the data, with the plan's own choice of width, pooling and start."""
     ours = {feature.name: feature for feature in plan.features}
     found = []
     for f in config.features(manifest):
@@ -123,5 +126,6 @@ def _features(config: TrainConfig, manifest: Manifest, plan: AnyPlan) -> tuple[F
                 f"the plan has no feature {f.name!r}, which the data has and model "
                 f"{config.model!r} reads; make a plan for this data and this model"
             )
-        found.append(f.model_copy(update={"dim": like.dim, "pooling": like.pooling}))
+        own = ("dim", "pooling", "init_std")
+        found.append(f.model_copy(update={name: getattr(like, name) for name in own}))
     return tuple(found)

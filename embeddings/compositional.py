@@ -31,7 +31,7 @@ from compactrec.embeddings.contract import (
 )
 from compactrec.embeddings.feature import Feature
 from compactrec.embeddings.full import FullConfig
-from compactrec.embeddings.init import Init
+from compactrec.embeddings.init import Init, dlrm_init, first_init
 from compactrec.embeddings.packing import factor_output, factor_stream, padded
 from compactrec.embeddings.registry import Assignments, Method, SizingTask, register_method
 from compactrec.embeddings.rewrites import Digit, IdMap, LookUp
@@ -94,7 +94,7 @@ def lower_compositional(
         order = sorted(range(len(rows)), key=lambda j: -rows[j])
         rows, maps = [rows[j] for j in order], [maps[j] for j in order]
     dims = _dims(config, rows, features[0])
-    init = config.init or _init(config, num_ids)
+    init = config.init or _init(config, first_init(features, dlrm_init(num_ids)))
     tables = tuple(
         Table(table_name(features, f"p{j}"), count, padded(dim), _one_hot(config, j) or init)
         for j, (count, dim) in enumerate(zip(rows, dims, strict=True))
@@ -192,15 +192,15 @@ def _one_hot(config: CompositionalConfig, table: int) -> Init | None:
     return Init(kind="identity") if config.operation == "path" and table > 0 else None
 
 
-def _init(config: CompositionalConfig, num_ids: int) -> Init:
-    """Zero-mean factors whose combination has DLRM's variance ``s^2 = 1 / (3 n)``."""
-    k = len(config.moduli)
-    bound = math.sqrt(1.0 / num_ids)
+def _init(config: CompositionalConfig, whole: Init) -> Init:
+    """Zero-mean factors whose combination has the variance of ``whole``."""
+    k, unit = len(config.moduli), whole.scale / whole.std
+    scale = whole.scale
     if config.operation == "product":
-        bound = math.sqrt(3.0) * (1.0 / (3.0 * num_ids)) ** (1.0 / (2 * k))
+        scale = unit * whole.std ** (1.0 / k)
     elif config.operation == "sum":
-        bound = math.sqrt(1.0 / (k * num_ids))
-    return Init(kind="uniform", scale=bound)
+        scale = whole.scale / math.sqrt(k)
+    return whole.model_copy(update={"scale": scale})
 
 
 def _coprime(moduli: Sequence[int]) -> bool:

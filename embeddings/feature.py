@@ -33,6 +33,11 @@ class Feature(BaseModel):
     pooling: Literal["sum", "mean"] = "sum"
     """``mean`` divides the weighted sum by the number of ids; an empty bag gives zeros."""
 
+    init_std: float | None = Field(default=None, gt=0)
+    """Standard deviation of each element of a vector at the start, whatever tables it is made of;
+    None is the method's own start, DLRM's U(+-sqrt(1/n)) for most. Behind projections, which have
+    a start of their own, it is that of what they are applied to."""
+
     @field_validator("name")
     @classmethod
     def _check_name(cls, name: str) -> str:

@@ -9,7 +9,7 @@ from typing import ClassVar
 from compactrec.embeddings.config import MethodConfig
 from compactrec.embeddings.contract import Arrays, Lowered, require_vocabulary, table_name
 from compactrec.embeddings.feature import Feature
-from compactrec.embeddings.init import Init, dlrm_init
+from compactrec.embeddings.init import Init, dlrm_init, first_init
 from compactrec.embeddings.packing import Block, packed
 from compactrec.embeddings.registry import (
     Assignments,
@@ -35,7 +35,7 @@ class FullConfig(MethodConfig):
 def lower_full(config: FullConfig, features: tuple[Feature, ...], arrays: Arrays) -> Lowered:
     """One table for the group, wide as the logical vector."""
     num_ids = require_vocabulary(config.method, features, same=True)
-    init = config.init or dlrm_init(num_ids)
+    init = config.init or first_init(features, dlrm_init(num_ids))
     blocks = [Block(table_name(features, "id"), num_ids, features[0].dim, init)]
     return packed(features, "id", blocks)
 

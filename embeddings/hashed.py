@@ -15,7 +15,7 @@ from compactrec.embeddings.config import MethodConfig
 from compactrec.embeddings.contract import Arrays, Lowered, Output, Slot, table_name
 from compactrec.embeddings.feature import Feature, part_key
 from compactrec.embeddings.hashing import name_salt
-from compactrec.embeddings.init import Init, dlrm_init
+from compactrec.embeddings.init import Init, dlrm_init, first_init
 from compactrec.embeddings.packing import Block, num_lanes, packed
 from compactrec.embeddings.registry import Assignments, Method, SizingTask, register_method
 from compactrec.embeddings.rewrites import Digit, IdMap, SaltedHash, Signs, Stream
@@ -53,9 +53,8 @@ def lower_hash(config: HashConfig, features: tuple[Feature, ...], arrays: Arrays
             f"hash: features that share a table must have equal dim, got "
             f"{ {f.name: f.dim for f in features} }; put them in two groups"
         )
-    block = Block(
-        table_name(features, "id"), config.num_rows, dim, config.init or dlrm_init(config.num_rows)
-    )
+    init = config.init or first_init(features, dlrm_init(config.num_rows))
+    block = Block(table_name(features, "id"), config.num_rows, dim, init)
     if not config.sign:
         return packed(features, "id", [block], maps=lambda _: id_map)
     return _signed(features, block, id_map, name_salt(f"{name}__sign", seed=config.seed))

@@ -1,6 +1,7 @@
 """How the weights of a table start."""
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
@@ -8,7 +9,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-__all__ = ["Init", "dlrm_init", "fill_"]
+from compactrec.embeddings.feature import Feature
+
+__all__ = ["Init", "dlrm_init", "fill_", "first_init"]
 
 
 class Init(BaseModel):
@@ -23,6 +26,11 @@ class Init(BaseModel):
     low: float | None = None
     """Lower bound of ``uniform`` where it is not ``-scale``; the value of ``constant``."""
 
+    @property
+    def std(self) -> float:
+        """Standard deviation of ``uniform`` around 0 and of ``normal``."""
+        return self.scale / math.sqrt(3.0) if self.kind == "uniform" else self.scale
+
     def fn(self, dim: int) -> "partial[Tensor]":
         """A picklable in-place initialiser for rows of ``dim``, as torchrec's ``init_fn`` wants."""
         low = -self.scale if self.low is None else self.low
@@ -32,6 +40,18 @@ class Init(BaseModel):
 def dlrm_init(num_rows: int) -> Init:
     """DLRM's U(-sqrt(1/n), sqrt(1/n)) for a table of ``num_rows`` rows."""
     return Init(kind="uniform", scale=math.sqrt(1.0 / num_rows))
+
+
+def first_init(features: Sequence[Feature], default: Init) -> Init:
+    """How a table that these features share starts: with their ``init_std``, or as ``default``.
+
+    Raises ValueError where they want different starts.
+    """
+    stds = {f.name: f.init_std for f in features}
+    if len(set(stds.values())) > 1:
+        raise ValueError(f"features that share a table start alike, got init_std {stds}")
+    std = features[0].init_std
+    return default if std is None else Init(kind="normal", scale=std)
 
 
 def fill_(

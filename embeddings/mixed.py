@@ -27,7 +27,7 @@ from compactrec.embeddings.contract import (
     table_name,
 )
 from compactrec.embeddings.feature import Feature
-from compactrec.embeddings.init import Init, dlrm_init
+from compactrec.embeddings.init import Init, dlrm_init, first_init
 from compactrec.embeddings.mixed_sizing import (
     Rounding,
     equipartition,
@@ -91,7 +91,7 @@ def lower_mixed(config: MixedConfig, features: tuple[Feature, ...], arrays: Arra
             config.method, arrays, config.remap, features[0], num_ids, unique=True
         )
         id_map = LookUp(ranks)
-    init = config.init or dlrm_init(num_ids)
+    init = config.init or first_init(features, dlrm_init(num_ids))
     part = "id" if len(rows) == 1 else "b"
     names = [part] if len(rows) == 1 else [f"b{i}" for i in range(len(rows))]
     blocks = [

@@ -26,7 +26,7 @@ from compactrec.embeddings.combines import Combine, Place, Select
 from compactrec.embeddings.config import MethodConfig
 from compactrec.embeddings.contract import Arrays, Lowered, require_vocabulary, table_name
 from compactrec.embeddings.feature import Feature
-from compactrec.embeddings.init import Init, dlrm_init
+from compactrec.embeddings.init import Init, dlrm_init, first_init
 from compactrec.embeddings.kept import Ids, as_bools, ids_bytes, kept_map, require_num_ids
 from compactrec.embeddings.packing import Block, num_lanes, packed
 from compactrec.embeddings.registry import Method, NoOptions, register_method
@@ -86,7 +86,7 @@ def lower_pruned(config: PrunedConfig, features: tuple[Feature, ...], arrays: Ar
         kept=config.kept,
         remap=config.remap,
     )
-    init = config.init or dlrm_init(num_ids)
+    init = config.init or first_init(features, dlrm_init(num_ids))
     many = len(config.rows) > 1 or num_dropped > 0
     blocks = [
         Block(table_name(features, f"b{i}" if many else "b"), n, len(columns), init)

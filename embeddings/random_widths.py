@@ -20,7 +20,7 @@ from compactrec.embeddings.config import MethodConfig
 from compactrec.embeddings.contract import Arrays, Lowered, require_vocabulary, table_name
 from compactrec.embeddings.feature import Feature
 from compactrec.embeddings.hashing import name_salt
-from compactrec.embeddings.init import Init, dlrm_init
+from compactrec.embeddings.init import Init, dlrm_init, first_init
 from compactrec.embeddings.packing import Block, packed
 from compactrec.embeddings.registry import Assignments, Method, SizingTask, register_method
 from compactrec.embeddings.sizing import largest, largest_step
@@ -54,7 +54,7 @@ def lower_random(config: RandomConfig, features: tuple[Feature, ...], arrays: Ar
             f"{features[0].dim} for feature {features[0].name!r}, got {wider} ids and a width of "
             f"{widest}; lower wider_ids or dim"
         )
-    init = config.init or dlrm_init(num_ids)
+    init = config.init or first_init(features, dlrm_init(num_ids))
     sizes = [(wider, dim + 1), (num_ids - wider, dim)] if wider else [(num_ids, dim)]
     part = "b" if wider else "id"
     names = [f"b{i}" for i in range(2)] if wider else ["id"]

@@ -25,7 +25,7 @@ from compactrec.embeddings.contract import (
     table_name,
 )
 from compactrec.embeddings.feature import Feature
-from compactrec.embeddings.init import Init, dlrm_init
+from compactrec.embeddings.init import Init, dlrm_init, first_init
 from compactrec.embeddings.packing import Block, packed
 from compactrec.embeddings.registry import (
     Assignments,
@@ -69,7 +69,7 @@ def lower_rare(config: RareConfig, features: tuple[Feature, ...], arrays: Arrays
         id_map = LookUp(
             require_array(config.method, arrays, config.remap, features[0], config.num_rows)
         )
-    init = config.init or dlrm_init(config.num_rows)
+    init = config.init or first_init(features, dlrm_init(config.num_rows))
     block = Block(table_name(features, "id"), config.num_rows, features[0].dim, init)
     return packed(features, "id", [block], maps=lambda _: id_map)
 

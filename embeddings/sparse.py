@@ -41,7 +41,7 @@ from compactrec.embeddings.contract import (
     table_name,
 )
 from compactrec.embeddings.feature import Feature, part_key
-from compactrec.embeddings.init import Init, dlrm_init
+from compactrec.embeddings.init import Init, dlrm_init, first_init
 from compactrec.embeddings.kept import as_bools, ids_bytes, kept_map, require_num_ids
 from compactrec.embeddings.registry import Method, NoOptions, register_method
 from compactrec.embeddings.rewrites import Entries, Stream
@@ -114,7 +114,8 @@ def lower_sparse(config: SparseConfig, features: tuple[Feature, ...], arrays: Ar
         slot = Slot(keys, 4 * len(keys), whole=True)
         place = Place(columns, f.dim, take=take)
         outputs.append(Output(f.name, f.name, f.dim, ((slot,),), place))
-    table = Table(name, split.num_entry_rows, 4, config.init or dlrm_init(num_ids))
+    init = config.init or first_init(features, dlrm_init(num_ids))
+    table = Table(name, split.num_entry_rows, 4, init)
     return Lowered(tuple(streams), (table,), tuple(outputs))
 
 

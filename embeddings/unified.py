@@ -17,7 +17,7 @@ from compactrec.embeddings.config import MethodConfig
 from compactrec.embeddings.contract import Arrays, Lowered, Output, Slot, Table
 from compactrec.embeddings.feature import Feature, part_key
 from compactrec.embeddings.hashing import name_salt
-from compactrec.embeddings.init import Init
+from compactrec.embeddings.init import Init, first_init
 from compactrec.embeddings.packing import padded
 from compactrec.embeddings.registry import Assignments, Method, SizingTask, register_method
 from compactrec.embeddings.rewrites import SaltedHash, Stream
@@ -39,16 +39,16 @@ class UnifiedConfig(MethodConfig):
     """Equal tables for load balance: chunk j of a feature reads table ``(first + j) mod this``."""
     seed: int = 0
     """Changes all salts."""
-    init: Init = Init(kind="uniform", scale=0.05)
-    """Initial weights; U(-0.05, 0.05), since M says nothing about how often a row is read."""
+    init: Init | None = None
+    """Initial weights; None is U(-0.05, 0.05), since M says nothing about how often a row is
+    read."""
 
 
 def lower_unified(config: UnifiedConfig, features: tuple[Feature, ...], arrays: Arrays) -> Lowered:
     """The shared tables, a salted hash per chunk, and a concatenation per feature."""
+    init = config.init or first_init(features, Init(kind="uniform", scale=0.05))
     tables = tuple(
-        Table(
-            f"t_unified__{features[0].name}_{i}", config.num_rows, padded(config.dim), config.init
-        )
+        Table(f"t_unified__{features[0].name}_{i}", config.num_rows, padded(config.dim), init)
         for i in range(config.num_tables)
     )
     streams, outputs = [], []

@@ -17,7 +17,7 @@ from pydantic import Field
 from compactrec.embeddings.config import MethodConfig
 from compactrec.embeddings.contract import Arrays, Lowered, require_vocabulary, table_name
 from compactrec.embeddings.feature import Feature
-from compactrec.embeddings.init import Init, dlrm_init
+from compactrec.embeddings.init import Init, dlrm_init, first_init
 from compactrec.embeddings.packing import Block, packed
 from compactrec.embeddings.registry import (
     Assignments,
@@ -49,7 +49,7 @@ def lower_uniform(config: UniformConfig, features: tuple[Feature, ...], arrays: 
     """One table of width ``dim`` for the group, or two, and a projection for each feature."""
     num_ids = require_vocabulary(config.method, features, same=True)
     wider, dim = config.wider_ids, config.dim
-    init = config.init or dlrm_init(num_ids)
+    init = config.init or first_init(features, dlrm_init(num_ids))
     if not wider:
         return packed(features, "id", [Block(table_name(features, "id"), num_ids, dim, init)])
     if wider >= num_ids or dim >= features[0].dim:

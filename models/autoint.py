@@ -15,7 +15,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from compactrec.embeddings.feature import Feature
 from compactrec.models.attention import Flavor, Interacting
 from compactrec.models.inputs import LinearTerm, Outputs, StackedFields, with_linear_features
-from compactrec.models.registry import Model, register_model
+from compactrec.models.registry import SMALL_START, Model, register_model
 from compactrec.models.towers import TowerConfig, Widths, affine, tower
 
 __all__ = ["AutoInt", "AutoIntConfig", "AutoIntPlusConfig"]
@@ -108,6 +108,7 @@ register_model(
         title="AutoInt",
         paper="Song et al., CIKM 2019, arXiv 1810.11921",
         formula="w . attention(V) + b",
+        training=SMALL_START,
     )
 )
 register_model(
@@ -118,5 +119,6 @@ register_model(
         title="AutoInt+",
         paper="Song et al., CIKM 2019, arXiv 1810.11921",
         formula="w . attention(V) + MLP(x0)",
+        training=SMALL_START,
     )
 )

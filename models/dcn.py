@@ -13,7 +13,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from compactrec.models.crosses import crosses
 from compactrec.models.inputs import FlatFields, Outputs
-from compactrec.models.registry import Model, register_model
+from compactrec.models.registry import SMALL_START, Model, register_model
 from compactrec.models.towers import TowerConfig, affine, tower
 
 __all__ = ["DCN", "DCNConfig"]
@@ -69,5 +69,6 @@ register_model(
         title="Deep & Cross Network",
         paper="Wang et al., ADKDD 2017, arXiv 1708.05123",
         formula="w . [x_L; MLP(x0)] + b,  x_{l+1} = x0 (w_l . x_l) + b_l + x_l",
+        training=SMALL_START,
     )
 )

@@ -23,7 +23,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from compactrec.models.crosses import crosses
 from compactrec.models.inputs import FlatFields, Outputs
-from compactrec.models.registry import Model, register_model
+from compactrec.models.registry import SMALL_START, Model, register_model
 from compactrec.models.towers import TowerConfig, affine, tower
 
 __all__ = ["DCNv2", "DCNv2Config"]
@@ -102,5 +102,6 @@ register_model(
         title="DCN-V2",
         paper="Wang et al., WWW 2021, arXiv 2008.13535",
         formula="w . [x_L; MLP(x0)] + b,  x_{l+1} = x0 * (W_l x_l + b_l) + x_l",
+        training=SMALL_START,
     )
 )

@@ -12,7 +12,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from compactrec.models.blocks import pairwise_sum
 from compactrec.models.inputs import LinearConfig, LinearTerm, Outputs, StackedFields
-from compactrec.models.registry import Model, register_model
+from compactrec.models.registry import SMALL_START, Model, register_model
 from compactrec.models.towers import TowerConfig, tower
 
 __all__ = ["DeepFM", "DeepFMConfig"]
@@ -59,5 +59,6 @@ register_model(
         title="DeepFM",
         paper="Guo et al., IJCAI 2017, arXiv 1703.04247",
         formula="FM + MLP(x0)",
+        training=SMALL_START,
     )
 )

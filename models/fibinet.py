@@ -19,7 +19,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from compactrec.models.bilinear import BilinearPairs, SqueezeExcitation
 from compactrec.models.inputs import LinearConfig, LinearTerm, Outputs, StackedFields
-from compactrec.models.registry import Model, register_model
+from compactrec.models.registry import SMALL_START, Model, register_model
 from compactrec.models.towers import TowerConfig, tower
 
 __all__ = ["FiBiNET", "FiBiNETConfig"]
@@ -82,5 +82,6 @@ register_model(
         title="FiBiNET",
         paper="Huang et al., RecSys 2019, arXiv 1905.09433",
         formula="LR + MLP([bi(V); bi(SE(V))])",
+        training=SMALL_START,
     )
 )

@@ -17,7 +17,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from compactrec.models.inputs import FlatFields, Outputs, flat_by_key
-from compactrec.models.registry import Model, ModelConfig, register_model
+from compactrec.models.registry import SMALL_START, Model, ModelConfig, register_model
 from compactrec.models.towers import Widths, affine, tower
 
 __all__ = ["FinalMLP", "FinalMLPConfig", "Fusion", "Selection"]
@@ -163,5 +163,6 @@ register_model(
         title="FinalMLP",
         paper="Mao et al., AAAI 2023, arXiv 2304.00902",
         formula="w_u . u + w_v . v + sum_h u_h' W_h v_h,  u = MLP_1(x0), v = MLP_2(x0)",
+        training=SMALL_START,
     )
 )

@@ -11,7 +11,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from compactrec.models.blocks import pairwise_sum
 from compactrec.models.inputs import LinearConfig, LinearTerm, Outputs, StackedFields
-from compactrec.models.registry import Model, register_model
+from compactrec.models.registry import SMALL_START, Model, register_model
 
 __all__ = ["FM", "FMConfig"]
 
@@ -51,5 +51,6 @@ register_model(
         title="Factorization machine",
         paper="Rendle, ICDM 2010",
         formula="LR + sum_{i<j} <v_i, v_j>",
+        training=SMALL_START,
     )
 )

@@ -10,7 +10,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from compactrec.models.inputs import FlatFields, Outputs
-from compactrec.models.registry import Model, register_model
+from compactrec.models.registry import SMALL_START, Model, register_model
 from compactrec.models.towers import TowerConfig, tower
 
 __all__ = ["FNN", "FNNConfig"]
@@ -53,5 +53,6 @@ register_model(
         title="Deep neural network over embeddings (FNN)",
         paper="Zhang et al., ECIR 2016, arXiv 1601.02376",
         formula="MLP(x0)",
+        training=SMALL_START,
     )
 )

@@ -19,7 +19,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from compactrec.models.crosses import GatedCross
 from compactrec.models.inputs import FlatFields, Outputs
-from compactrec.models.registry import Model, register_model
+from compactrec.models.registry import SMALL_START, Model, register_model
 from compactrec.models.towers import TowerConfig, Widths, affine, tower
 
 __all__ = ["GDCN", "GDCNConfig"]
@@ -76,5 +76,6 @@ register_model(
         title="Gated Deep & Cross Network",
         paper="Wang et al., CIKM 2023, arXiv 2311.04635",
         formula="w . [x_L; MLP(x0)] + b,  x_{l+1} = x0 * (W_l x_l + b_l) * sigmoid(G_l x_l) + x_l",
+        training=SMALL_START,
     )
 )

@@ -12,7 +12,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from compactrec.models.blocks import DotInteraction
 from compactrec.models.inputs import Outputs, StackedFields
-from compactrec.models.registry import Model, register_model
+from compactrec.models.registry import SMALL_START, Model, register_model
 from compactrec.models.towers import TowerConfig, tower
 
 __all__ = ["IPNN", "IPNNConfig"]
@@ -58,5 +58,6 @@ register_model(
         title="Inner-product neural network",
         paper="Qu et al., ICDM 2016, arXiv 1611.00144",
         formula="MLP([x0; <v_i, v_j>])",
+        training=SMALL_START,
     )
 )

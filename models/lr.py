@@ -10,7 +10,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from compactrec.embeddings.feature import Feature
 from compactrec.models.inputs import LinearTerm, Outputs
-from compactrec.models.registry import Model, ModelConfig, register_model
+from compactrec.models.registry import SMALL_START, Model, ModelConfig, register_model
 
 __all__ = ["LR", "LRConfig"]
 
@@ -54,5 +54,6 @@ register_model(
         title="Logistic regression",
         paper="-",
         formula="b + sum_f w_f[x_f]",
+        training=SMALL_START,
     )
 )

@@ -20,7 +20,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from compactrec.models.inputs import Outputs, StackedFields
 from compactrec.models.masks import MaskBlock
-from compactrec.models.registry import Model, register_model
+from compactrec.models.registry import SMALL_START, Model, register_model
 from compactrec.models.towers import TowerConfig, Widths, affine, tower
 
 __all__ = ["MaskNet", "MaskNetConfig"]
@@ -100,5 +100,6 @@ register_model(
         title="MaskNet",
         paper="Wang et al., DLP-KDD 2021, arXiv 2102.07619",
         formula="MLP([out_1; ...; out_n]),  out = relu(LN(W (M(x0) * V)))",
+        training=SMALL_START,
     )
 )

@@ -11,7 +11,7 @@ from torch import nn
 from compactrec.embeddings.config import first_error
 from compactrec.embeddings.feature import Feature
 
-__all__ = ["Model", "ModelConfig", "get_model", "model_names", "register_model"]
+__all__ = ["SMALL_START", "Model", "ModelConfig", "get_model", "model_names", "register_model"]
 
 
 class ModelConfig(BaseModel):
@@ -51,6 +51,9 @@ class Model:
             ) from None
 
 
+SMALL_START: Mapping[str, JsonValue] = {"init_std": 1e-4}
+"""Training of models in which vectors are multiplied or go into deep layers: they start small, as
+in the benchmarks of BARS."""
 _FILES = (
     "lr", "fm", "fnn", "wide_deep", "ipnn", "deepfm", "dcn", "dcnv2", "dlrm", "dlrm_dcnv2",
     "xdeepfm", "autoint", "fibinet", "masknet", "finalmlp", "gdcn",

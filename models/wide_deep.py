@@ -11,7 +11,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from compactrec.models.inputs import FlatFields, LinearConfig, LinearTerm, Outputs
-from compactrec.models.registry import Model, register_model
+from compactrec.models.registry import SMALL_START, Model, register_model
 from compactrec.models.towers import TowerConfig, tower
 
 __all__ = ["WideDeep", "WideDeepConfig"]
@@ -57,5 +57,6 @@ register_model(
         title="Wide & Deep",
         paper="Cheng et al., DLRS 2016, arXiv 1606.07792",
         formula="LR + MLP(x0)",
+        training=SMALL_START,
     )
 )

@@ -15,7 +15,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from compactrec.models.cin import CompressedInteraction
 from compactrec.models.inputs import LinearConfig, LinearTerm, Outputs, StackedFields
-from compactrec.models.registry import Model, register_model
+from compactrec.models.registry import SMALL_START, Model, register_model
 from compactrec.models.towers import TowerConfig, Widths, tower
 
 __all__ = ["XDeepFM", "XDeepFMConfig"]
@@ -72,5 +72,6 @@ register_model(
         title="xDeepFM",
         paper="Lian et al., KDD 2018, arXiv 1803.05170",
         formula="LR + CIN(V) + MLP(x0)",
+        training=SMALL_START,
     )
 )

@@ -52,6 +52,7 @@ def test_resolved_leaves_out_places_and_cosmetics_alone() -> None:
         "accumulate_steps": 2,
         "max_grad_norm": 10,
         "monitor": "auc_minus_logloss",
+        "init_std": 0.5,
         "dense_eps": 1e-8,
     }
     all_on = config(engine="eager", dense_dtype="bfloat16", **off)

@@ -37,11 +37,11 @@ def test_a_model_names_fields_of_training_and_nothing_of_a_run(name: str) -> Non
     training = get_model(name).training
     assert set(training) <= {
         "batch_size", "dense_optimizer", "dense_learning_rate", "dense_weight_decay", "dim",
-        "table_optimizer", "table_learning_rate", "table_eps",
+        "init_std", "table_optimizer", "table_learning_rate", "table_eps",
     }  # fmt: skip
     found = config(model=name).model_dump(mode="json")
     assert {key: found[key] for key in training} == dict(training)
-    usual = config(model="fnn").model_dump(mode="json", exclude={"model", "model_options"})
+    usual = config(model="dlrm").model_dump(mode="json", exclude={"model", "model_options"})
     assert {key for key, value in usual.items() if found[key] != value} <= set(training)
 
 

@@ -392,7 +392,17 @@ def test_a_width_that_contradicts_the_plan_is_refused(data: Path, tmp_path: Path
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         train(config)
-    assert train(changed(config, dim=4, out=tmp_path / "as it is")).num_steps
+    started = changed(config, dim=4, init_std=0.02)
+    message = (
+        f"{tmp_path / 'plan.json'} starts 'C1' with init_std method, but 0.02 is asked for; leave "
+        f"init_std out, or make a plan with it"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        train(started)
+    given = {"data": data, "out": tmp_path / "as it is", "plan": tmp_path / "plan.json"}
+    own = TrainConfig.model_validate({**given, "model": "fnn", "hidden": [4], "quiet": True})
+    assert own.init_std != "method"
+    assert "init_std" not in train(own).config, "what a model states gives way to the plan"
 
 
 def test_a_method_at_a_budget(data: Path, tmp_path: Path) -> None:

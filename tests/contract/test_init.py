@@ -1,13 +1,25 @@
 """Initial weights: mean and variance within three standard errors of what was asked for."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from compactrec.embeddings import CompressedEmbeddingBagCollection
-from compactrec.embeddings.init import Init
+from compactrec.embeddings import (
+    CompositionalConfig,
+    CompressedEmbeddingBagCollection,
+    Feature,
+    Plan,
+    full_plan,
+    make_plan,
+    method_names,
+    size,
+)
+from compactrec.embeddings.init import Init, first_init
+from compactrec.embeddings.plan import Group
 from tests.cases import CASES
 from tests.methods.base import Case
 
@@ -96,6 +108,63 @@ def test_reset_draws_again() -> None:
         }
         fixed |= {name for name in before if name.rsplit(".", 1)[1] in CONSTANTS}
         assert same == fixed
+
+
+SIZES = {"a": 4000, "b": 2500, "c": 777}
+
+
+def _vectors(plan: Plan) -> dict[str, Tensor]:
+    """Of all ids of a fresh collection."""
+    torch.manual_seed(11)
+    collection = CompressedEmbeddingBagCollection(plan)
+    found = {}
+    for name, num_ids in SIZES.items():
+        lengths = torch.tensor([[int(other == name)] * num_ids for other in SIZES]).flatten()
+        ids = KeyedJaggedTensor.from_lengths_sync([*SIZES], torch.arange(num_ids), lengths)
+        found[name] = collection(ids)[name].detach()
+    return found
+
+
+def _features(std: float | None) -> tuple[Feature, ...]:
+    return tuple(Feature(name=f, num_ids=n, dim=12, init_std=std) for f, n in SIZES.items())
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_vectors_start_as_their_features_say(name: str) -> None:
+    """Behind projections it is the rows that do, and the vectors are about as long."""
+    counts = {f: torch.arange(n, 0, -1).numpy() for f, n in SIZES.items()}
+    features = _features(1e-3)
+    room = size(full_plan(features)).serving_bytes // (1 if name == "full" else 4)
+    plan = make_plan(name, features, room, counts=counts)
+    assert Plan.from_json(plan.to_json(), plan.arrays) == plan
+    assert plan != make_plan(name, _features(None), room, counts=counts)
+    vectors = torch.cat([found.unique(dim=0) for found in _vectors(plan).values()])  # rows shared
+    assert abs(float(vectors.mean())) < 3e-4
+    if size(plan).dense_bytes:
+        assert 2e-4 < float(vectors.std()) < 1.5e-3
+    else:
+        assert float(vectors.std()) == pytest.approx(1e-3, rel=0.2)
+
+
+@pytest.mark.parametrize("std", [None, 0.02])
+def test_factors_start_so_that_their_combination_does(std: float | None) -> None:
+    combined: dict[str, Callable[[list[float]], float]] = {
+        "product": math.prod, "sum": lambda found: math.hypot(*found), "concat": max,
+    }  # fmt: skip
+    for operation, of in combined.items():
+        config = CompositionalConfig.model_validate(
+            {"family": "mixed_radix", "operation": operation, "moduli": (50, 20, 4)}
+        )
+        plan = Plan(_features(std), tuple(Group((name,), config) for name in SIZES))
+        for part, num_ids in zip(plan.lower(), SIZES.values(), strict=True):
+            expected = std or math.sqrt(1 / (3 * num_ids))
+            assert of([table.init.std for table in part.tables]) == pytest.approx(expected)
+
+
+def test_features_that_share_a_table_start_alike() -> None:
+    features = [Feature(name=n, num_ids=50, dim=8, init_std=s) for n, s in (("a", 0.1), ("b", 0.2))]
+    with pytest.raises(ValueError, match=r"start alike, got init_std \{'a': 0.1, 'b': 0.2\}"):
+        first_init(features, Init())
 
 
 def test_kinds_of_init() -> None:
