@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from compactrec.benchmarks.budgets import format_bytes
 from compactrec.benchmarks.choices import FULL
 from compactrec.benchmarks.space import settings_text
-from compactrec.benchmarks.summary import Row, Summary, Versus
+from compactrec.benchmarks.summary import Row, Summary
 from compactrec.benchmarks.texts import SIGNS, budget_text, estimate_text
+from compactrec.benchmarks.versus import Versus
 
 __all__ = [
     "Cell",

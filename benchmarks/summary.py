@@ -6,34 +6,20 @@ gets committed as the evidence behind a published row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from compactrec.benchmarks.choices import FULL
 from compactrec.benchmarks.protocol_note import ProtocolNote
 from compactrec.benchmarks.result import Result
-from compactrec.benchmarks.stats import (
-    Difference,
-    FloatArray,
-    Interval,
-    RankedScores,
-    bootstrap_auc,
-    bootstrap_difference,
-    holm,
-    mean_interval,
-    paired_difference,
-)
+from compactrec.benchmarks.stats import Interval, mean_interval
 from compactrec.benchmarks.study import DataNote, Study, StudyCell
+from compactrec.benchmarks.versus import Versus, compared, draws_of, judged
 
-__all__ = ["Estimate", "Row", "Summary", "Versus", "summarise"]
-
-Verdict = Literal["better", "worse", "unclear"]
-ALPHA = 0.05
+__all__ = ["Estimate", "Row", "Summary", "summarise"]
 
 
 class _Frozen(BaseModel):
@@ -51,25 +37,6 @@ class Estimate(_Frozen):
     def half_width(self) -> float | None:
         """Half the interval's length."""
         return None if self.high is None else self.high - self.mean
-
-
-class Versus(_Frozen):
-    """Test AUC against another method: paired over seeds, and over the test rows."""
-
-    mean: float
-    """This method's test AUC minus the other's, averaged over the seeds that both have."""
-    low: float | None
-    high: float | None
-    """95% t interval over seeds."""
-    p_value: float | None
-    p_holm: float | None
-    """p-value over seeds, corrected for the number of methods tested at this budget."""
-    rows_low: float | None
-    rows_high: float | None
-    """95% paired bootstrap interval over test rows; None where predictions were not kept."""
-    num_seeds: int
-    verdict: Verdict
-    """`better` or `worse` if p_holm < 0.05 and the bootstrap interval lies on the same side."""
 
 
 class Row(_Frozen):
@@ -159,7 +126,7 @@ def summarise(study: Study, baseline: str | None = None, num_resamples: int = 20
             f"baseline {baseline!r} is not among the methods of these results: "
             f"{', '.join(methods)}; choose one of them"
         )
-    draws = _draws(study.cells, num_resamples)
+    draws = draws_of(study.cells, num_resamples)
     full = next((c for c in study.cells if c.method == FULL and c.results), None)
     rows = [_row(cell, full, study.full_serving_bytes) for cell in study.cells]
     versus: list[dict[str, Versus]] = [{} for _ in rows]
@@ -168,7 +135,8 @@ def summarise(study: Study, baseline: str | None = None, num_resamples: int = 20
         here = next((c for c in same.values() if c.method == baseline), None)
         for other in (here, full):
             if other is not None:
-                for i, value in _against(same, other, draws).items():
+                both = {i: compared(c, other, draws) for i, c in same.items() if c is not other}
+                for i, value in judged({i: d for i, d in both.items() if d is not None}).items():
                     versus[i][other.method] = value
     rows = [r.model_copy(update={"versus": v}) for r, v in zip(rows, versus, strict=True)]
     results = [r for cell in study.cells for r in cell.results.values()]
@@ -242,70 +210,6 @@ def _search_costs(cell: StudyCell, full: StudyCell | None) -> dict[str, float]:
 
 def _estimate(interval: Interval) -> Estimate:
     return Estimate(mean=interval.mean, low=interval.low, high=interval.high)
-
-
-Key = tuple[str, int | None, int]
-Draws = Mapping[Key, FloatArray]
-
-
-def _draws(cells: Sequence[StudyCell], num_resamples: int) -> Draws:
-    """Bootstrap AUCs of every run whose test predictions were kept; keys (method, budget, seed)."""
-    models: dict[Key, RankedScores] = {}
-    first: npt.NDArray[np.float32] | None = None
-    for cell in cells:
-        for seed, path in cell.predictions.items():
-            from safetensors.numpy import load_file
-
-            tensors = load_file(str(path))
-            first = tensors["labels"] if first is None else first
-            if not np.array_equal(first, tensors["labels"]):
-                raise ValueError(
-                    f"{path} holds other test rows than the runs beside it; delete its folder and "
-                    "run again"
-                )
-            models[cell.method, cell.budget_bytes, seed] = RankedScores(
-                tensors["labels"], tensors["logits"]
-            )
-    if not models or num_resamples < 1:
-        return {}
-    return bootstrap_auc(models, num_resamples)
-
-
-def _against(cells: Mapping[int, StudyCell], other: StudyCell, draws: Draws) -> dict[int, Versus]:
-    """Every cell against `other`; Holm's correction runs over the cells tested here."""
-    theirs = {s: r.tested.auc for s, r in other.results.items()}
-    seeds: dict[int, Difference] = {}
-    rows: dict[int, Difference | None] = {}
-    for i, cell in cells.items():
-        ours = {s: r.tested.auc for s, r in cell.results.items()}
-        shared = sorted(ours.keys() & theirs.keys())
-        if cell is other or not shared:
-            continue
-        seeds[i] = paired_difference(ours, theirs)
-        a = [draws.get((cell.method, cell.budget_bytes, s)) for s in shared]
-        b = [draws.get((other.method, other.budget_bytes, s)) for s in shared]
-        kept = [(x, y) for x, y in zip(a, b, strict=True) if x is not None and y is not None]
-        rows[i] = None
-        if len(kept) == len(shared):
-            pairs = ([x for x, _ in kept], [y for _, y in kept])
-            rows[i] = bootstrap_difference(*pairs, mean=seeds[i].mean)
-    tested = [i for i, d in seeds.items() if d.p_value is not None]
-    adjusted = dict(zip(tested, holm([seeds[i].p_value or 0.0 for i in tested]), strict=True))
-    return {i: _versus(d, adjusted.get(i), rows[i]) for i, d in seeds.items()}
-
-
-def _versus(seeds: Difference, p_holm: float | None, rows: Difference | None) -> Versus:
-    low, high = (rows.low, rows.high) if rows else (None, None)
-    verdict: Verdict = "unclear"
-    if p_holm is not None and p_holm < ALPHA:
-        if seeds.mean > 0 and (low is None or low > 0):
-            verdict = "better"
-        elif seeds.mean < 0 and (high is None or high < 0):
-            verdict = "worse"
-    return Versus(
-        mean=seeds.mean, low=seeds.low, high=seeds.high, p_value=seeds.p_value, p_holm=p_holm,
-        rows_low=low, rows_high=high, num_seeds=seeds.num, verdict=verdict,
-    )  # fmt: skip
 
 
 def _shared_environment(results: Sequence[Result]) -> dict[str, Any]:

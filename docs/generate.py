@@ -8,6 +8,8 @@ from pathlib import Path
 from compactrec.benchmarks.budgets import format_bytes
 from compactrec.benchmarks.cells import versus_cell
 from compactrec.benchmarks.choices import FULL
+from compactrec.benchmarks.claims import claims_parts
+from compactrec.benchmarks.findings import findings_parts
 from compactrec.benchmarks.protocol_tables import protocols_markdown
 from compactrec.benchmarks.report import insert_fragment
 from compactrec.benchmarks.speed_tables import (
@@ -46,6 +48,8 @@ def derived() -> Iterator[tuple[Path, str, str]]:
     yield ROOT / "docs" / "protocols.md", "protocols", protocols_markdown()
     yield ROOT / "docs" / "searches.md", "searches", searches_tables()
     yield ROOT / "docs" / "searches.md", "planted", planted_table()
+    for name, table in {**findings_parts(RESULTS), **claims_parts(RESULTS)}.items():
+        yield ROOT / "docs" / "findings.md", name, table
     speeds = {
         "kernels": kernels_table, "tables": tables_table, "table_parts": parts_table,
         "training": training_table, "sharded": sharded_table,

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from compactrec.models.blocks import DotInteraction, common_dim, perceptron, stack_by_key
-from compactrec.models.inputs import check_num_dense
+from compactrec.models.blocks import DotInteraction, one_width, perceptron
+from compactrec.models.inputs import Outputs, check_num_dense, flat_by_key
 from compactrec.models.registry import Model, ModelConfig, register_model
 from compactrec.models.towers import Widths
 
 __all__ = ["DLRM", "DLRMConfig"]
 
-torch.fx.wrap("stack_by_key")  # in this module too, for input pipelines that trace the model
+torch.fx.wrap("flat_by_key")  # in this module too, for input pipelines that trace the model
 
 
 class DLRMConfig(ModelConfig):
@@ -30,7 +30,7 @@ class DLRMConfig(ModelConfig):
     top: Widths = (512, 256, 1)
     """Widths of the top perceptron; the last must be 1."""
     interaction: Literal["dot", "cat"] = "dot"
-    """``dot`` as in the formula, or ``cat``: ``top([x_0, ..., x_F])``."""
+    """``dot`` as in the formula, or ``cat``: ``top([x_0, ..., x_F])``, where widths may differ."""
     interaction_itself: bool = False
     """Include ``x_i . x_i`` in the dots."""
 
@@ -57,13 +57,15 @@ class DLRM(nn.Module):
     A table of clicks without dense columns (``num_dense=0``) has one learned vector as ``x_0``, so
     that its dots with the embeddings are the per-id terms.
 
+    With ``cat`` the widths may differ, and D is the widest.
+
     Args:
-        embeddings: any torchrec-like collection whose outputs all have one width D.
+        embeddings: any torchrec-like collection; for ``dot`` its outputs all have one width D.
         num_dense: columns of the dense input; 0 is allowed.
         config: widths of the perceptrons and kind of interaction.
 
     Raises:
-        ValueError: embeddings of several widths, or none.
+        ValueError: no embeddings, or, with ``dot``, of several widths.
 
     Example::
 
@@ -82,7 +84,9 @@ class DLRM(nn.Module):
         super().__init__()
         config = config or DLRMConfig()
         check_num_dense(num_dense)
-        self.keys, self.dim = common_dim(embeddings.embedding_bag_configs(), "DLRM")
+        outputs, is_dot = Outputs(embeddings, "DLRM"), config.interaction == "dot"
+        self.keys = outputs.keys
+        self.dim = one_width(outputs.widths, "DLRM") if is_dot else outputs.widest
         self.num_dense = num_dense
         self.embeddings = embeddings
         self.bottom: nn.Module | None = None
@@ -93,11 +97,10 @@ class DLRM(nn.Module):
         else:
             self.constant = nn.Parameter(torch.empty(self.dim, device=device))
             nn.init.normal_(self.constant, std=self.dim**-0.5)
-        num_vectors = len(self.keys) + 1
         self.dots = None
-        self.interaction_dim = num_vectors * self.dim
-        if config.interaction == "dot":
-            self.dots = DotInteraction(num_vectors, config.interaction_itself)
+        self.interaction_dim = self.dim + sum(outputs.widths.values())
+        if is_dot:
+            self.dots = DotInteraction(len(self.keys) + 1, config.interaction_itself)
             self.interaction_dim = self.dim + self.dots.num_pairs
         self.top = perceptron(self.interaction_dim, config.top, relu_at_end=False, device=device)
 
@@ -105,12 +108,13 @@ class DLRM(nn.Module):
         """Logits ``(B,)`` for ``dense (B, num_dense)`` and one bag per feature and example."""
         travelling = self.embeddings(features)  # between processes, while bottom computes
         bottom = None if self.bottom is None else self.bottom(dense)
-        embedded = stack_by_key(travelling, self.keys, self.dim)
+        embedded = flat_by_key(travelling, self.keys)
         first = self.constant.expand(embedded.shape[0], -1) if bottom is None else bottom
-        vectors = torch.cat((first.unsqueeze(1), embedded), dim=1)
+        vectors = torch.cat((first, embedded), dim=1)
         if self.dots is None:
-            return self.top(vectors.flatten(1)).squeeze(1)
-        return self.top(torch.cat((first, self.dots(vectors)), dim=1)).squeeze(1)
+            return self.top(vectors).squeeze(1)
+        pairs = self.dots(vectors.unflatten(1, (len(self.keys) + 1, self.dim)))
+        return self.top(torch.cat((first, pairs), dim=1)).squeeze(1)
 
 
 register_model(

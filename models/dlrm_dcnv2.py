@@ -3,7 +3,7 @@
 mlcommons/training, recommendation_v2; torchrec's ``DLRM_DCN``. ``x0 = [bottom(dense); v_1; ...;
 v_F]``, ``x_{l+1} = x0 * (W_l (V_l x_l) + b_l) + x_l``, ``logit = top(x_L)``. The defaults are
 MLPerf's but for the rank, which is 512 there at a width of 3456. A table without dense columns
-has ``x0`` of the vectors.
+has ``x0`` of the vectors. Widths may differ; ``bottom(dense)`` has the widest, D.
 """
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from compactrec.models.blocks import one_width, perceptron
+from compactrec.models.blocks import perceptron
 from compactrec.models.crosses import crosses
 from compactrec.models.inputs import FlatFields, Outputs, check_num_dense
 from compactrec.models.registry import Model, ModelConfig, register_model
@@ -33,7 +33,7 @@ class DLRMDCNv2Config(ModelConfig):
 
 
 class DLRMDCNv2(nn.Module):
-    """Logits ``(B,)``; the vectors need one width, as the bottom perceptron's last layer has it."""
+    """Logits ``(B,)``."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class DLRMDCNv2(nn.Module):
         super().__init__()
         config = config or DLRMDCNv2Config()
         outputs = Outputs(embeddings, "dlrm_dcnv2")
-        dim = one_width(outputs.widths, outputs.model)
+        dim = outputs.widest
         self.embeddings = embeddings
         self.bottom: nn.Module | None = None
         if check_num_dense(num_dense):

@@ -22,6 +22,7 @@ __all__ = [
     "LinearConfig",
     "LinearTerm",
     "Outputs",
+    "SideBySideFields",
     "StackedFields",
     "check_num_dense",
     "flat_by_key",
@@ -103,6 +104,11 @@ class Outputs:
         """Keys of the vectors."""
         return tuple(self.widths)
 
+    @property
+    def widest(self) -> int:
+        """The largest width."""
+        return max(self.widths.values())
+
 
 class StackedFields(nn.Module):
     """Vectors of one width, dense columns first: ``(B, n + F, D)``.
@@ -120,16 +126,46 @@ class StackedFields(nn.Module):
         self.keys, self.dim = outputs.keys, one_width(outputs.widths, outputs.model)
         self.num_fields = check_num_dense(num_dense) + len(self.keys)
         self.width = self.num_fields * self.dim
-        self.dense_vectors: nn.Parameter | None = None
-        if num_dense:
-            self.dense_vectors = nn.Parameter(torch.empty(num_dense, self.dim, device=device))
-            nn.init.normal_(self.dense_vectors, std=0.01)
+        self.dense_vectors = _dense_vectors(num_dense, self.dim, device)
 
     def forward(self, dense: Tensor, pooled: KeyedTensor) -> Tensor:
         vectors = stack_by_key(pooled, self.keys, self.dim)
         if self.dense_vectors is None:
             return vectors
         return torch.cat((dense.unsqueeze(2) * self.dense_vectors, vectors), dim=1)
+
+
+class SideBySideFields(nn.Module):
+    """Vectors of any widths, dense columns first: ``(B, n D + sum of d_f)``, D the widest.
+
+    Dense column ``j`` is the vector ``x_j w_j`` with a learned ``w_j`` of width D. ``widths`` has
+    the width of each. With one width these are the numbers of :class:`StackedFields`.
+    """
+
+    def __init__(
+        self, outputs: Outputs, num_dense: int, device: torch.device | str | None = None
+    ) -> None:
+        super().__init__()
+        self.keys, dim = outputs.keys, outputs.widest
+        self.widths = [*([dim] * check_num_dense(num_dense)), *outputs.widths.values()]
+        self.width = sum(self.widths)
+        self.dense_vectors = _dense_vectors(num_dense, dim, device)
+
+    def forward(self, dense: Tensor, pooled: KeyedTensor) -> Tensor:
+        vectors = flat_by_key(pooled, self.keys)
+        if self.dense_vectors is None:
+            return vectors
+        return torch.cat(((dense.unsqueeze(2) * self.dense_vectors).flatten(1), vectors), dim=1)
+
+
+def _dense_vectors(
+    num_dense: int, dim: int, device: torch.device | str | None
+) -> nn.Parameter | None:
+    if not num_dense:
+        return None
+    vectors = nn.Parameter(torch.empty(num_dense, dim, device=device))
+    nn.init.normal_(vectors, std=0.01)
+    return vectors
 
 
 class FlatFields(nn.Module):

@@ -7,7 +7,8 @@ V)))``, ``M(x0) = W_2 relu(W_1 x0 + b_1) + b_2``, the inner width ``ratio * dim(
 * parallel: every block has ``V = LN(v_f) for every f``; ``logit = MLP([out_1; ...; out_n])``;
 * serial: each block has the output of the one before as V; ``logit = w . out_n + b``.
 
-Dense column ``j`` is a field with the vector ``x_j w_j``.
+Dense column ``j`` is a field with the vector ``x_j w_j``. Widths may differ; ``w_j`` has the
+widest.
 """
 
 from typing import Literal
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from compactrec.models.inputs import Outputs, StackedFields
+from compactrec.models.inputs import Outputs, SideBySideFields
 from compactrec.models.masks import MaskBlock
 from compactrec.models.registry import SMALL_START, Model, register_model
 from compactrec.models.towers import TowerConfig, Widths, affine, tower
@@ -35,13 +36,13 @@ class MaskNetConfig(TowerConfig):
     ratio: float = Field(default=0.1, gt=0)
     """Inner width of a mask beside the width of what it multiplies."""
     embedding_norm: bool = False
-    """Layer norm of each field's vector."""
+    """Layer norm of each field's vector, whose width must be 2 or more."""
     block_norm: bool = False
     """Layer norm within the blocks, before ReLU."""
 
 
 class MaskNet(nn.Module):
-    """Logits ``(B,)``; the vectors need one width."""
+    """Logits ``(B,)``."""
 
     def __init__(
         self,
@@ -54,12 +55,16 @@ class MaskNet(nn.Module):
         super().__init__()
         config = config or MaskNetConfig()
         self.embeddings = embeddings
-        self.fields = StackedFields(Outputs(embeddings, "masknet"), num_dense, device)
-        num_fields, width = self.fields.num_fields, self.fields.width
-        self.norms = nn.ModuleList(
-            nn.LayerNorm(self.fields.dim, device=device)
-            for _ in range(num_fields if config.embedding_norm else 0)
-        )
+        outputs = Outputs(embeddings, "masknet")
+        self.fields = SideBySideFields(outputs, num_dense, device)
+        width, normed = self.fields.width, self.fields.widths if config.embedding_norm else []
+        if 1 in normed:
+            narrow = [key for key, dim in outputs.widths.items() if dim == 1]
+            raise ValueError(
+                f"masknet: embedding_norm makes a vector of width 1 zero, and {narrow} have width "
+                f"1; give them a dim of 2 or more, or leave embedding_norm off"
+            )
+        self.norms = nn.ModuleList(nn.LayerNorm(dim, device=device) for dim in normed)
         self.serial = config.kind == "serial"
         inputs = (width, *config.blocks[:-1]) if self.serial else [width] * len(config.blocks)
         self.blocks = nn.ModuleList(
@@ -77,11 +82,11 @@ class MaskNet(nn.Module):
             )  # fmt: skip
 
     def forward(self, dense: Tensor, features: KeyedJaggedTensor) -> Tensor:
-        vectors = self.fields(dense, self.embeddings(features))
-        x0 = vectors.flatten(1)
+        x0 = self.fields(dense, self.embeddings(features))
         hidden = x0
         if len(self.norms):
-            each = [norm(vectors[:, f]) for f, norm in enumerate(self.norms)]
+            vectors = x0.split(self.fields.widths, dim=1)
+            each = [norm(vectors[f]) for f, norm in enumerate(self.norms)]
             hidden = torch.cat(each, dim=1)
         if self.serial:
             for block in self.blocks:

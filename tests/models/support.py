@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchrec.modules.embedding_configs import EmbeddingBagConfig
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
@@ -14,13 +14,14 @@ from compactrec.embeddings import Feature
 from compactrec.models import ModelConfig, get_model
 
 __all__ = [
-    "BAGS", "DIM", "EVERY", "SIZES", "bags_of", "batch", "build", "count", "features", "parsed",
-    "tables",
+    "BAGS", "DIM", "EVERY", "SEVERAL", "SIZES", "WIDTHS", "bags_of", "batch", "build",
+    "build_over", "count", "features", "parsed", "tables",
 ]  # fmt: skip
 
 SIZES = {"C1": 7, "C2": 11, "C3": 5, "C4": 300}
 DIM = 4
 BAGS = {"single": 1, "multi": 4}
+WIDTHS = dict(zip(SIZES, (4, 8, 3, 12), strict=True))
 
 SMALL: dict[str, dict[str, Any]] = {
     "lr": {},
@@ -70,6 +71,15 @@ def _every() -> list[tuple[str, dict[str, Any]]]:
 
 EVERY = _every()
 """Every model, small, and its variants."""
+FLAT = {
+    "lr", "fnn", "wide_deep", "dcn", "dcnv2", "dlrm_dcnv2", "masknet", "finalmlp", "gdcn",
+}  # fmt: skip
+SEVERAL = [
+    (name, options)
+    for name, options in EVERY
+    if name in FLAT or (name, options.get("interaction")) == ("dlrm", "cat")
+]
+"""Those that take features of several widths."""
 
 
 def features(widths: Mapping[str, int] | None = None, **changes: Any) -> tuple[Feature, ...]:
@@ -82,26 +92,40 @@ def features(widths: Mapping[str, int] | None = None, **changes: Any) -> tuple[F
 
 
 def tables(
-    of: tuple[Feature, ...], device: torch.device | str | None = None
+    of: tuple[Feature, ...], device: torch.device | str | None = None, *, weighted: bool = False
 ) -> EmbeddingBagCollection:
     """torchrec's own collection with a table for each feature."""
     return EmbeddingBagCollection(
         tables=[
             EmbeddingBagConfig(
                 name=f"t_{f.name}", num_embeddings=f.num_ids or 1, embedding_dim=f.dim,
-                feature_names=[f.name],
+                feature_names=[f.name], pooling=PoolingType(f.pooling.upper()),
             )
             for f in of
         ],
-        device=torch.device(device or "cpu"),
+        device=torch.device(device or "cpu"), is_weighted=weighted,
     )  # fmt: skip
 
 
 def build(name: str, num_dense: int, seed: int = 0, **options: Any) -> nn.Module:
     """A small model over torchrec's tables; every parameter is random, biases too."""
+    return build_over(features(), name, num_dense, seed, options)
+
+
+def build_over(
+    of: tuple[Feature, ...],
+    name: str,
+    num_dense: int,
+    seed: int,
+    options: Mapping[str, Any],
+    *,
+    weighted: bool = False,
+) -> nn.Module:
+    """The same over tables for these features."""
     torch.manual_seed(seed)
     config = parsed(name, **options)
-    model = get_model(name).module(tables(config.features(features())), num_dense, config)
+    collection = tables(config.features(of), weighted=weighted)
+    model = get_model(name).module(collection, num_dense, config)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(0.1, 0.4)  # most ReLUs are alive

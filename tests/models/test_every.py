@@ -1,4 +1,4 @@
-"""What holds for every model: bags, widths, gradients, learning, state, tracing, export."""
+"""What holds for every model: bags, gradients, learning, state, tracing, export."""
 
 import functools
 from dataclasses import replace
@@ -31,8 +31,6 @@ from tests.methods.base import Case
 from tests.models.support import EVERY, SIZES, batch, build, features, parsed, tables
 
 EACH = pytest.mark.parametrize(("name", "options"), EVERY, ids=lambda v: str(v).replace(" ", ""))
-FLAT = ("lr", "fnn", "wide_deep", "dcn", "dcnv2", "finalmlp", "gdcn")
-"""Models that read widths as they come."""
 
 
 @EACH
@@ -156,20 +154,6 @@ def test_outputs_are_found_by_key(name: str, options: dict[str, Any]) -> None:
     expected = model(dense, kjt)
     model.embeddings = Shuffled(model.embeddings)  # type: ignore[arg-type]  # a collection
     assert torch.equal(model(dense, kjt), expected)
-
-
-@pytest.mark.parametrize("name", model_names())
-def test_several_widths_where_the_formula_allows_them(name: str) -> None:
-    config = parsed(name)
-    widths = dict(zip(SIZES, (4, 8, 3, 12), strict=True))
-    embeddings = tables(config.features(features(widths)))
-    if name not in FLAT:
-        with pytest.raises(ValueError, match=r"needs one width .* 4 for C1; 8 for C2"):
-            get_model(name).module(embeddings, 2, config)
-        return
-    model = get_model(name).module(embeddings, 2, config)
-    dense, kjt, _ = batch(3, 2)
-    assert model(dense, kjt).shape == (3,)
 
 
 @functools.cache
