@@ -5,6 +5,7 @@ Every file of `benchmarks/protocols/` is one; its name is the protocol's.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -15,6 +16,7 @@ from compactrec.benchmarks.budgets import parse_budget
 from compactrec.benchmarks.choices import FULL
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.data.protocol import get_protocol
+from compactrec.embeddings import Feature
 from compactrec.models.registry import get_model
 from compactrec.words import read_toml, validated
 
@@ -23,6 +25,7 @@ __all__ = [
     "Figures",
     "ProtocolData",
     "ProtocolFile",
+    "ProtocolSearch",
     "SplitName",
     "load_protocol",
     "protocol_names",
@@ -108,6 +111,37 @@ class Figures(_Frozen):
     cells: tuple[FigureCell, ...] = Field(min_length=1)
 
 
+class ProtocolSearch(_Frozen):
+    """A search that a protocol runs beside the full tables."""
+
+    options: dict[str, JsonValue] = {}
+    """Of every model."""
+    models: dict[str, dict[str, JsonValue]] = Field(min_length=1)
+    """Model -> options of its own. Other models of the protocol train full tables alone."""
+
+    def text(self, name: str, model: str) -> str:
+        """`optembed:epochs=30:alpha=0.0001`, as `compare --methods` takes it."""
+        options = {**self.options, **self.models[model]}
+        return ":".join([name, *(f"{k}={json.dumps(v)}" for k, v in options.items())])
+
+    def check(self, name: str, models: Mapping[str, object]) -> None:
+        """ValueError for an unknown search, option or model, or a model that searches refuse."""
+        from compactrec.embeddings.search import get_search
+        from compactrec.embeddings.search.base import parse_search_options
+
+        search = get_search(name)
+        for model, options in self.models.items():
+            if model not in models:
+                raise ValueError(f"search {name!r} is of {model!r}, and there are {list(models)}")
+            feature = Feature(name="any", num_ids=2, dim=2)
+            if len(get_model(model).parse({}).features((feature,))) > 1:
+                raise ValueError(
+                    f"search {name!r} is of {model!r}, which reads first-order weights: searches "
+                    f"refuse them; leave it out of the search's models"
+                )
+            parse_search_options(search, {**self.options, **options})
+
+
 class ProtocolFile(_Frozen):
     """One protocol."""
 
@@ -125,6 +159,8 @@ class ProtocolFile(_Frozen):
     methods: tuple[str, ...] = ()
     """Methods it compares beside the full tables; none: it is about models. They are looked up when
     it is run, so that the file can be read without them."""
+    searches: dict[str, ProtocolSearch] = {}
+    """Searches it runs beside the full tables, by name."""
     budgets: tuple[str, ...] = ()
     seeds: int = Field(default=3, ge=1)
     caveats: tuple[str, ...] = ()
@@ -133,10 +169,12 @@ class ProtocolFile(_Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if bool(self.methods) != bool(self.budgets):
-            raise ValueError("methods and budgets go together; give both or neither")
+        if bool(self.methods or self.searches) != bool(self.budgets):
+            raise ValueError("methods (or searches) and budgets go together; give both or neither")
         for model in self.models:
             self.config(model, Path("data"), Path("out"))
+        for name, search in self.searches.items():
+            search.check(name, self.models)
         for figures in self.figures:
             for cell in figures.cells:
                 if cell.model not in self.models:
@@ -168,6 +206,11 @@ class ProtocolFile(_Frozen):
             {**fields, "model": model, "data": data, "out": out, "method": FULL},
             also=get_model(model).config.model_fields,
         )
+
+    def methods_of(self, model: str) -> tuple[str, ...]:
+        """Methods and searches that are compared under `model`, as `compare` takes them."""
+        of = (s.text(name, model) for name, s in self.searches.items() if model in s.models)
+        return (*self.methods, *of)
 
     def published(self, model: str) -> Iterator[tuple[Figures, FigureCell]]:
         """Every figure of a model, with its group."""

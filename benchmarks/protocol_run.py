@@ -49,7 +49,7 @@ class ProtocolRequest(BaseModel):
     models: tuple[str, ...] = ()
     """Empty: all of the protocol's."""
     methods: tuple[str, ...] = ()
-    """Empty: the protocol's."""
+    """Empty: the protocol's, its searches with them."""
     budgets: tuple[str, ...] = ()
     """Empty: the protocol's."""
     num_seeds: int | None = Field(default=None, ge=1)
@@ -82,20 +82,28 @@ def run_protocol(
         _refuse(protocol, changes)
     data = data_folder(protocol, request.files, request.out, progress)
     manifest = Manifest.load(data)
-    asked = CompareRequest(
-        methods=request.methods or protocol.methods,
-        budgets=request.budgets or protocol.budgets,
+    folders = []
+    for model in models:
+        asked = _asked(protocol, model, request)
+        base = protocol.config(model, data, request.out / model, request.changes)
+        note = note_of(protocol, model, changes[model], manifest, asked.num_seeds)
+        compare(asked, base, runner=runner, console=console, protocol=note)
+        folders.append(base.out)
+    return folders
+
+
+def _asked(protocol: ProtocolFile, model: str, request: ProtocolRequest) -> CompareRequest:
+    methods = request.methods or protocol.methods_of(model)
+    budgets = request.budgets or protocol.budgets
+    if protocol.searches and not methods:
+        budgets = ()  # a model that its searches are not of
+    return CompareRequest(
+        methods=methods,
+        budgets=budgets,
         num_seeds=request.num_seeds or protocol.seeds,
         tuning=request.tuning,
         num_jobs=request.num_jobs,
     )
-    folders = []
-    for model in models:
-        base = protocol.config(model, data, request.out / model, request.changes)
-        note = note_of(protocol, model, changes[model], manifest)
-        compare(asked, base, runner=runner, console=console, protocol=note)
-        folders.append(base.out)
-    return folders
 
 
 def changes_of(protocol: ProtocolFile, model: str, request: ProtocolRequest) -> Iterator[str]:
@@ -103,7 +111,7 @@ def changes_of(protocol: ProtocolFile, model: str, request: ProtocolRequest) -> 
     here = Path(".")
     fixed = _flat(protocol.config(model, here, here))
     asked = _flat(protocol.config(model, here, here, request.changes))
-    free = _FREE if protocol.methods else {*_FREE, "threshold"}
+    free = _FREE if protocol.budgets else {*_FREE, "threshold"}
     for name in sorted((fixed.keys() | asked.keys()) - free):
         if fixed.get(name) != asked.get(name):
             yield f"{name} {_text(asked.get(name))} instead of {_text(fixed.get(name))}"
@@ -133,7 +141,7 @@ def _refuse(protocol: ProtocolFile, changes: Mapping[str, list[str]]) -> None:
 
 
 def note_of(
-    protocol: ProtocolFile, model: str, changes: list[str], manifest: Manifest
+    protocol: ProtocolFile, model: str, changes: list[str], manifest: Manifest, num_seeds: int
 ) -> ProtocolNote:
     """What goes with the results of one model."""
     return ProtocolNote(
@@ -141,10 +149,16 @@ def note_of(
         title=protocol.title,
         model=model,
         changes=tuple(changes),
-        marks=tuple(marks_of(protocol.data, manifest)),
+        marks=(*marks_of(protocol.data, manifest), *_seed_marks(protocol, num_seeds)),
         caveats=protocol.caveats,
         figures=tuple(_published(f, cell) for f, cell in protocol.published(model)),
     )
+
+
+def _seed_marks(protocol: ProtocolFile, num_seeds: int) -> Iterator[str]:
+    """Where the file says how many runs a figure is of."""
+    if "seeds" in protocol.model_fields_set and num_seeds < protocol.seeds:
+        yield f"{num_seeds} seed{'s'[: num_seeds > 1]} instead of {protocol.seeds}"
 
 
 def _published(figures: Figures, cell: FigureCell) -> Published:

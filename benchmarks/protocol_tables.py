@@ -41,6 +41,10 @@ def _section(protocol: ProtocolFile) -> Iterator[str]:
         yield f"| `{model}` | {_settings(fields)} |"
     if protocol.methods:
         yield f"| methods | {', '.join(f'`{m}`' for m in protocol.methods)}, with the baselines |"
+    for name, search in protocol.searches.items():
+        for model, fields in search.models.items():
+            yield f"| search `{name}` of `{model}` | {_settings({**search.options, **fields})} |"
+    if protocol.budgets:
         yield f"| budgets | {', '.join(protocol.budgets)} |"
     yield f"| judged by | test {protocol.metric} |"
     yield ""

@@ -146,6 +146,8 @@ class Manifest(_Frozen):
     splits: dict[str, Split]
     split_rule: dict[str, Any] = Field(default_factory=dict)
     unseen_policy: Literal["oov", "error"] = "oov"
+    max_ind_range: int | None = Field(default=None, ge=1)
+    """Tokens were taken modulo this first. Folders from before it was kept do not say so."""
     counters: Counters = Field(default_factory=Counters)
     sources: tuple[Source, ...] = ()
     table_schema: dict[str, Any] = Field(default_factory=dict, alias="schema")
@@ -206,8 +208,13 @@ class Manifest(_Frozen):
         return path
 
     def to_json(self) -> str:
-        """The manifest as text; equal manifests give equal text."""
-        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=1) + "\n"
+        """The manifest as text; equal manifests give equal text.
+
+        `max_ind_range` is in it only where there is one: text and hash of older folders stay.
+        """
+        idle = {"max_ind_range"} if self.max_ind_range is None else set()
+        fields = self.model_dump(mode="json", by_alias=True, exclude=idle)
+        return json.dumps(fields, indent=1) + "\n"
 
     def sha256(self) -> str:
         """Hash of the manifest's text: names the data, since it holds every shard's hash."""

@@ -174,6 +174,7 @@ def _build(
         splits=splits,
         split_rule=rule.model_dump(mode="json", exclude_none=True),
         unseen_policy=options.unseen,
+        max_ind_range=options.max_ind_range,
         counters=Counters(
             malformed_rows=ingest.num_bad, dropped_rows=ingest.num_dropped, unseen_ids=unseen,
             truncated_bags=ingest.truncated, unmatched_keys=ingest.unmatched, positives=positives,

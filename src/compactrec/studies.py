@@ -187,7 +187,8 @@ def _run_protocol(
         }
     )  # fmt: skip
     found = load_protocol(name)
-    require_baseline(baseline, request.methods or found.methods, request.budgets or found.budgets)
+    methods = request.methods or sorted({m for of in found.models for m in found.methods_of(of)})
+    require_baseline(baseline, methods, request.budgets or found.budgets)
     with progress_bar() as progress:
         return run_protocol(found, request, progress=progress, console=console)
 

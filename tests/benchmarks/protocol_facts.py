@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["FIGURES", "KAGGLE_ROWS", "OF_LOGS", "SETTINGS", "UNTOLD", "Figure"]
+__all__ = ["FIGURES", "KAGGLE_ROWS", "OF_LOGS", "SEARCHES", "SETTINGS", "UNTOLD", "Figure"]
 
 KAGGLE_ROWS = 45_840_617
 Figure = tuple[str, str, str | None, str, float | None, float | None, float | None]
@@ -115,7 +115,7 @@ _ADAM = {
 }  # fmt: skip
 _BARS = {
     **_ADAM, "dense_weight_decay": 0.0, "max_grad_norm": 10, "schedule.plateau_factor": 0.1,
-    "schedule.plateau_min_delta": 1e-6, "evals_per_epoch": 1, "seeds": 3,
+    "schedule.plateau_min_delta": 1e-6, "evals_per_epoch": 1, "seeds": 3, "init_std": 1e-4,
 }  # fmt: skip
 _X4 = {
     **_BARS, "batch_size": 10_000, "patience": 2, "table_decay": 1e-5,
@@ -124,19 +124,21 @@ _X4 = {
 _UNIFIED = {
     "dense_optimizer": "adam", "table_optimizer": "adam", "table_decay": 0.0,
     "structure": "stacked", "kind": "full", "batch_norm": False, "dropout": 0.0,
-    "methods": ("hash", "unified"), "seeds": 5, "threshold": 0,
+    "methods": ("hash", "unified"), "seeds": 5, "threshold": 0, "init_std": "method",
 }  # fmt: skip
 _TENS = [1000] * 5
 _DEEP = {"hidden": _TENS, "dropout": 0.2}
 _OPTEMBED = {
-    "dim": 64, "batch_size": 2048, "epochs": 30, "patience": 1, "evals_per_epoch": 1,
+    "dim": 64, "threshold": 0, "batch_size": 2048, "epochs": 30, "patience": 1,
+    "evals_per_epoch": 1,
     "dense_optimizer": "adam", "table_optimizer": "adam", "decay_mode": "dense_coupled",
-    "hidden": [1024, 512, 256], "batch_norm": True, "dropout": 0.0,
+    "init_std": "method", "hidden": [1024, 512, 256], "batch_norm": True, "dropout": 0.0,
 }  # fmt: skip
 _DLRM = {
     "dim": 16, "bottom": [512, 256, 64], "top": [512, 256, 1], "batch_size": 128, "epochs": 1,
     "dense_optimizer": "sgd", "table_optimizer": "sgd", "dense_learning_rate": 0.1,
     "table_learning_rate": 0.1, "table_decay": 0.0, "dense_weight_decay": 0.0,
+    "init_std": "method",
 }  # fmt: skip
 
 
@@ -215,6 +217,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
             "dense_eps": 1e-8,
             "dense_learning_rate": 0.005, "table_learning_rate": 0.005, "table_decay": 0.0,
             "dense_weight_decay": 0.0, "schedule.warmup_steps": 0, "num_ids": 204_184_588,
+            "init_std": "method",
             "rows": {"train": 4_195_197_692, "validation": 89_137_319, "test": 89_137_318},
         }
     },
@@ -233,9 +236,10 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "autoint-criteo": {
         "*": {
             **_ADAM, "dim": 16, "batch_size": 1024, "epochs": 3, "flavor": "official_tf",
-            "layers": 3, "heads": 2, "head_dim": 32, "dropout": 0.0,
+            "layers": 3, "heads": 2, "head_dim": 32, "dropout": 0.0, "init_std": 0.01,
             "rows": {"train": 36_672_493, "validation": 4_584_062, "test": 4_584_062},
-        }
+        },
+        "autoint_plus": {"hidden": [400, 400]},
     },
     "optembed-criteo": {
         "*": _OPTEMBED,
@@ -261,6 +265,13 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
 }  # fmt: skip
 """Protocol -> model (`*`: all of them) -> fields of training, options of the model, `rows`,
 `num_ids`, `budgets` in bytes, and what else the file fixes."""
+
+SEARCHES: dict[str, dict[str, tuple[float, float]]] = {
+    "optembed-criteo": {"dcn": (1e-4, 1e-5), "fnn": (1e-4, 1e-5), "ipnn": (3e-5, 1e-6)},
+    "optembed-avazu": {"dcn": (1e-4, 1e-4), "fnn": (1e-4, 1e-4), "ipnn": (1e-4, 1e-4)},
+    "optembed-kdd12": {"dcn": (1e-4, 1e-5), "fnn": (1e-4, 1e-5), "ipnn": (1e-4, 1e-5)},
+}
+"""OptEmbed's rate of thresholds and alpha, for models without first-order weights."""
 
 OF_LOGS = ("bars-criteo-x4-002", "bars-criteo-x1", "avazu-x4")
 """What differs between the models of these is from the logs of their runs alone."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from compactrec.benchmarks.budgets import parse_budget
+from compactrec.benchmarks.choices import parse_search
 from compactrec.benchmarks.protocol_file import ProtocolFile, load_protocol, protocol_names
 from compactrec.data.protocol import get_protocol
 from compactrec.models import get_model
@@ -17,6 +18,7 @@ from tests.benchmarks.protocol_facts import (
     FIGURES,
     KAGGLE_ROWS,
     OF_LOGS,
+    SEARCHES,
     SETTINGS,
     UNTOLD,
     Figure,
@@ -48,7 +50,7 @@ def fixed(protocol: ProtocolFile, model: str) -> dict[str, Any]:
         **config.model_dump(), **{f"schedule.{k}": v for k, v in schedule.items()}, **options,
         "rows": protocol.data.rows, "num_ids": protocol.data.num_ids, "metric": protocol.metric,
         "methods": protocol.methods, "seeds": protocol.seeds,
-        "budgets": tuple(parse_budget(text).resolve(None) for text in protocol.budgets),
+        "budgets": tuple(parse_budget(text).num_bytes for text in protocol.budgets),
         "rules.min_count": get_protocol(protocol.data.protocol).min_count,
     }  # fmt: skip
 
@@ -76,6 +78,20 @@ def test_every_setting_is_the_published_one(name: str) -> None:
         if name in OF_LOGS:
             named -= own
         assert named - set(told) <= {"engine", *UNTOLD.get(name, ())}, model
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_search_is_the_published_one(name: str) -> None:
+    found = {
+        model: parse_search(text).options
+        for model in load_protocol(name).models
+        for text in load_protocol(name).methods_of(model)
+        if load_protocol(name).searches
+    }
+    assert found == {
+        model: {"epochs": 30, "patience": 1, "threshold_learning_rate": rate, "alpha": alpha}
+        for model, (rate, alpha) in SEARCHES.get(name, {}).items()
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)

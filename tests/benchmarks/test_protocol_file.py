@@ -46,6 +46,21 @@ def with_figure(**changes: object) -> dict[str, Any]:
     return {**VALID, "figures": [{**VALID["figures"][0], **changes}]}
 
 
+def with_search(name: str, **models: object) -> dict[str, Any]:
+    own = {"models": {"dlrm": {}, "deepfm": {}}, "budgets": ["1/4"]}
+    return {**VALID, **own, "searches": {name: {"options": {"epochs": 3}, "models": models}}}
+
+
+def test_a_search_is_a_method_of_its_models_alone() -> None:
+    content = with_search("optembed", dlrm={"alpha": 1e-5, "retrain": "fresh"})
+    protocol = ProtocolFile.model_validate(content)
+    (text,) = protocol.methods_of("dlrm")
+    choice = parse_choice(text)
+    assert choice.is_search
+    assert choice.options == {"epochs": 3, "alpha": 1e-5, "retrain": "fresh"}
+    assert protocol.methods_of("deepfm") == ()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_file_is_a_protocol_with_sources_and_known_models(name: str) -> None:
     protocol = load_protocol(name)
@@ -108,7 +123,14 @@ def test_a_figure_without_its_source_or_caveat_is_no_figure(
         (with_figure(cells=[{"model": "dlrm", "auc": 0.8, "method": "hash"}]), "every other one"),
         ({**VALID, "models": {"dlrm": {"topp": [8, 1]}}}, "topp"),
         ({**VALID, "models": {"dlrm": {"seed": 3}}}, r"\['seed'\] are not for a protocol to fix"),
-        ({**VALID, "methods": ["hash"]}, "methods and budgets go together"),
+        ({**VALID, "methods": ["hash"]}, "and budgets go together"),
+        ({**VALID, "searches": {"optembed": {"models": {"dlrm": {}}}}}, "and budgets go together"),
+        (with_search("optembedd", dlrm={}), "no search 'optembedd'|unknown search 'optembedd'"),
+        (with_search("optembed", fm={}), r"of 'fm', and there are \['dlrm', 'deepfm'\]"),
+        (with_search("optembed", deepfm={}), "of 'deepfm', which reads first-order weights"),
+        (with_search("optembed", dlrm={"alhpa": 1e-4}), "alhpa"),
+        (with_search("optembed", dlrm={"alpha": "much"}), "alpha"),
+        (with_search("optembed", dlrm={"train.dim": 4}), "train.dim"),
         ({**VALID, "data": {**VALID["data"], "protocol": "mine"}}, "no protocol 'mine'"),
         ({k: v for k, v in VALID.items() if k != "sources"}, "sources"),
     ],

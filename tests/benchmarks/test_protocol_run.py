@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+import compactrec.benchmarks.protocol_run as protocol_run
+from compactrec.benchmarks.compare import CompareRequest
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.protocol_data import data_folder, marks_of
 from compactrec.benchmarks.protocol_file import ProtocolFile, load_protocol
-from compactrec.benchmarks.protocol_run import ProtocolRequest, run_protocol
+from compactrec.benchmarks.protocol_run import ProtocolRequest, changes_of, note_of, run_protocol
 from compactrec.benchmarks.published import published_lines
 from compactrec.benchmarks.report import html_page, write_report
 from compactrec.benchmarks.result import Result
@@ -106,6 +108,8 @@ def test_figures_are_printed_with_source_and_caveat_everywhere(raw: Path, tmp_pa
         for figures in protocol.figures:
             for part in (figures.source, figures.provenance, figures.caveat):
                 assert part in text.replace("&#39;", "'"), (where, part)
+            for cell in figures.cells:
+                assert (cell.note or "") in text, (where, cell)
         assert "a sample: 350 of 45,840,617 rows" in text, where
         assert protocol.caveats[0] in text, where
 
@@ -140,6 +144,83 @@ def test_defaults_that_the_file_does_not_name_are_fixed_too(
         return
     with pytest.raises(ValueError, match=f"otherwise: {name} .* instead of"):
         run(protocol, prepared, tmp_path, changes=changes)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("patience", 3, "3 instead of 2"),
+        ("patience", None, "none instead of 2"),
+        (
+            "schedule",
+            {"plateau_factor": 0.5},
+            ".*'plateau_factor': 0.5.* instead of .*'plateau_factor': 0.1",
+        ),
+        ("monitor", "auc", "none instead of auc_minus_logloss"),
+        ("table_decay", 1e-6, "1e-06 instead of 1e-05"),
+        ("table_decay", 0.0, "none instead of 1e-05"),
+        ("decay_mode", "dense_decoupled", "dense_decoupled instead of dense_coupled"),
+        ("max_grad_norm", 5.0, "5 instead of 10"),
+        ("dense_weight_decay", 1e-5, "1e-05 instead of 0"),
+        ("embedding_decay", 1e-5, "1e-05 instead of 0"),
+        ("evals_per_epoch", 2, "2 instead of 1"),
+        ("eval_every_steps", 10, "10 instead of none"),
+        ("accumulate_steps", 2, "2 instead of none"),
+        ("dense_dtype", "bfloat16", "bfloat16 instead of none"),
+        ("dense_learning_rate", 0.01, "0.01 instead of 0.001"),
+        ("table_learning_rate", 0.01, "0.01 instead of 0.001"),
+        ("table_optimizer", "adagrad", "adagrad instead of adam"),
+        ("init_std", 0.01, "0.01 instead of 0.0001"),
+        ("init_std", "method", "none instead of 0.0001"),
+        ("dense_eps", 1e-5, "1e-05 instead of none"),
+        ("score_test", False, "False instead of True"),
+    ],
+)
+def test_every_field_of_training_is_fixed(
+    tmp_path: Path, field: str, value: object, words: str
+) -> None:
+    protocol = load_protocol("bars-criteo-x4-001")
+    request = ProtocolRequest(files={}, out=tmp_path, changes={field: value})
+    (change,) = changes_of(protocol, "fm", request)
+    assert re.match(f"{field} {words}", change), change
+
+
+def test_methods_budgets_and_seeds_are_those_of_the_protocol_or_those_asked_for(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[CompareRequest] = []
+    monkeypatch.setattr(protocol_run, "compare", lambda asked, base, **rest: seen.append(asked))
+    own = {"methods": ("uniform",), "budgets": ("28kB", "30kB"), "seeds": 4}
+    protocol = load_protocol("dlrm-kaggle").model_copy(update=own)
+    for asked in ({}, {"methods": ("rare",), "budgets": ("1/2",), "num_seeds": 2}):
+        request = ProtocolRequest.model_validate(
+            {"files": {"train": [prepared]}, "out": tmp_path, **asked}
+        )
+        run_protocol(protocol, request)
+    assert [(r.methods, r.budgets, r.num_seeds) for r in seen] == [
+        (("uniform",), ("28kB", "30kB"), 4), (("rare",), ("1/2",), 2),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("num_seeds", "mark"), [(1, "1 seed"), (3, "3 seeds")])
+def test_fewer_seeds_than_figures_are_means_of_are_marked(
+    prepared: Path, num_seeds: int, mark: str
+) -> None:
+    manifest = Manifest.load(prepared)
+    protocol = load_protocol("unified-criteo")
+    marks = note_of(protocol, "dcnv2", [], manifest, num_seeds).marks
+    assert f"{mark} instead of 5" in marks
+    assert not any("seed" in m for m in note_of(protocol, "dcnv2", [], manifest, 5).marks)
+    silent = load_protocol("bars-criteo-x4-001")  # which says nothing of seeds
+    assert not any("seed" in m for m in note_of(silent, "fm", [], manifest, 1).marks)
+
+
+def test_a_note_of_a_single_figure_is_part_of_its_caveat(prepared: Path) -> None:
+    protocol = load_protocol("dlrm-kaggle")
+    group, cell = next(iter(protocol.published("dlrm")))
+    assert cell.note == "The accuracy is just under it."
+    figure = note_of(protocol, "dlrm", [], Manifest.load(prepared), 3).figures[0]
+    assert figure.caveat == f"{group.caveat} {cell.note}"
 
 
 def test_tuning_is_a_change(prepared: Path, tmp_path: Path) -> None:
@@ -191,8 +272,16 @@ def test_data_is_prepared_once_and_not_taken_for_that_of_other_files(
     assert data_folder(protocol, {"train": [raw]}, tmp_path) == folder == tmp_path / "data"
     assert (folder / "manifest.json").stat().st_mtime_ns == made
     other = made_criteo(tmp_path / "raw" / "train.txt", 420)
-    with pytest.raises(ValueError, match=r"data was prepared from other files than .*train\.txt"):
+    words = r"data was prepared from other files than .*train\.txt"
+    with pytest.raises(ValueError, match=words):
         data_folder(protocol, {"train": [other]}, tmp_path)
+    content = raw.read_bytes()
+    flipped = {ord("0"): b"1", ord("1"): b"0"}[content[0]]
+    other.write_bytes(flipped + content[1:])  # as long, and one label is another
+    with pytest.raises(ValueError, match=words):
+        data_folder(protocol, {"train": [other]}, tmp_path)
+    other.write_bytes(content)  # the same file elsewhere
+    assert data_folder(protocol, {"train": [other]}, tmp_path) == folder
     with pytest.raises(ValueError, match=r"no file .*nowhere\.txt"):
         data_folder(protocol, {"train": [tmp_path / "nowhere.txt"]}, tmp_path)
 
@@ -224,6 +313,28 @@ def test_marks_of_the_data(
     data = load_protocol("dlrm-kaggle").data
     data = data.model_copy(update={"rows": rows, "num_ids": num_ids})
     assert sorted(marks_of(data, manifest)) == sorted(marks)
+
+
+def test_malformed_rows_are_marked(prepared: Path) -> None:
+    manifest = Manifest.load(prepared)
+    counters = manifest.counters.model_copy(update={"malformed_rows": 1234})
+    marks = list(marks_of(load_protocol("dlrm-kaggle").data, manifest))
+    assert not any("malformed" in mark for mark in marks)
+    manifest = manifest.model_copy(update={"counters": counters})
+    added = set(marks_of(load_protocol("dlrm-kaggle").data, manifest)) - set(marks)
+    assert added == {"1,234 malformed rows were left out"}
+
+
+def test_tokens_modulo_a_number_are_marked(raw: Path, prepared: Path, tmp_path: Path) -> None:
+    protocol = load_protocol("dlrm-kaggle")
+    prepare([raw], "criteo", tmp_path / "less", PrepareOptions(
+        protocol="dlrm-kaggle", max_ind_range=10_000_000,
+    ))  # fmt: skip
+    mark = "tokens were taken modulo 10,000,000 (--max-ind-range)"
+    _, summary = run(protocol, tmp_path / "less", tmp_path)
+    assert summary.protocol is not None
+    assert mark in summary.protocol.marks
+    assert mark not in marks_of(protocol.data, Manifest.load(prepared))
 
 
 def test_a_random_split_is_marked_where_the_published_one_is_in_files(

@@ -13,6 +13,8 @@ from compactrec.benchmarks.protocol_data import marks_of
 from compactrec.benchmarks.protocol_file import load_protocol, protocol_names
 from compactrec.benchmarks.protocol_run import ProtocolRequest, run_protocol
 from compactrec.benchmarks.report import write_report
+from compactrec.benchmarks.search_result import SearchResult
+from compactrec.benchmarks.study import CompareFile
 from compactrec.data.manifest import Manifest
 from compactrec.data.schema import TableSchema
 from compactrec.embeddings import method_names
@@ -37,6 +39,40 @@ def small_tables(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for module in ("compactrec.data.prepare", "compactrec.benchmarks.protocol_data"):
         monkeypatch.setattr(f"{module}.load_schema", load)
+
+
+def test_optembed_runs_its_search_beside_the_full_tables(tmp_path: Path) -> None:
+    """Shorter by its data alone: what the file says of the search is what runs."""
+    protocol = load_protocol("optembed-criteo")
+    search = protocol.searches["optembed"]
+    little = {**search.options, "epochs": 1, "generations": 2, "num_mutations": 2}
+    protocol = protocol.model_copy(
+        update={"searches": {"optembed": search.model_copy(update={"options": little})}}
+    )
+    files = {split: tuple(paths) for split, paths in made_files(protocol.name)(tmp_path).items()}
+    small = {**LITTLE, "dim": 4, "hidden": [8]}
+    request = ProtocolRequest(
+        files=files, out=tmp_path, models=("fnn", "deepfm"), num_seeds=1, changes=small,
+        allow_changes=True, budgets=("1/2",),
+    )  # fmt: skip
+    fnn, deepfm = run_protocol(protocol, request, console=QUIET)
+    (found,) = (fnn / "searches").glob("optembed*")
+    searched = SearchResult.load(found).config
+    options, train = searched["options"], searched["train"]
+    names = ("epochs", "patience", "threshold_learning_rate", "alpha")
+    assert [options[name] for name in names] == [1, 1, 1e-4, 1e-5]
+    assert (train["table_decay"], train["table_learning_rate"]) == (1e-5, 3e-4)
+    assert set(cells_of(fnn)) >= {("full", "done"), ("optembed", "done")}
+    assert cells_of(deepfm) == [("full", "done")]
+    note = CompareFile.load(deepfm).protocol
+    assert note is not None
+    assert any("deepfm reads first-order weights" in text for text in note.caveats)
+
+
+def cells_of(folder: Path) -> list[tuple[str, str | None]]:
+    """Method and status of every cell."""
+    cells = CompareFile.load(folder).cells
+    return [(cell.method.split(":")[0], run.status) for cell in cells for run in cell.runs]
 
 
 @pytest.mark.parametrize("name", protocol_names())

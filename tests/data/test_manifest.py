@@ -57,6 +57,16 @@ def test_round_trip(tmp_path: Path) -> None:
     )
 
 
+def test_a_manifest_from_before_a_field_was_kept_has_the_hash_it_had(tmp_path: Path) -> None:
+    old = make(tmp_path)
+    assert "max_ind_range" not in json.loads(old.to_json())
+    assert Manifest.load(tmp_path).max_ind_range is None
+    new = old.model_copy(update={"max_ind_range": 7})
+    new.save(tmp_path)
+    assert Manifest.load(tmp_path).max_ind_range == 7
+    assert new.sha256() != old.sha256()
+
+
 def test_counts_and_paths(tmp_path: Path) -> None:
     manifest = make(tmp_path)
     counts = manifest.counts(tmp_path)
