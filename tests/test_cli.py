@@ -202,6 +202,11 @@ def test_several_wrong_fields_are_all_named(capsys: Captured, tmp_path: Path, da
         ("batch_size = 2", ("--protocol", "dlrm-kaggle"), "batch_size 2 instead of 128"),
         ("batch_sise = 2", ("--protocol", "dlrm-kaggle"), "{file}: batch_sise: there is no such"),
         ("botom = [8]", ("--protocol", "dlrm-kaggle"), "{file}: botom: there is no such field"),
+        (
+            "",
+            ("--protocol", "dlrm-kaggle", "--set", "batch_size=2"),
+            "batch_size 2 instead of 128",
+        ),
         ("wide = true", ("--protocol", "dlrm-kaggle"), "wide: there is no such field; there are "),
     ],
 )

@@ -19,6 +19,7 @@ from compactrec.options import (
     Data,
     Dim,
     ModelName,
+    Settings,
     TrainOptions,
     listed,
     number,
@@ -146,6 +147,7 @@ def plan(
         int | None, Option(min=0, help="Features so small stay full. [200]")
     ] = None,
     config: ConfigFile = None,
+    settings: Settings = None,
     picture: Annotated[
         Path | None, Option(help="PNG to draw: width and bytes by feature and frequency.")
     ] = None,
@@ -167,7 +169,7 @@ def plan(
 
         check_picture(picture)
     given = {"data": data, "out": out, "dim": dim, "model": model, "threshold": threshold}
-    base = train_config(config, given)
+    base = train_config(config, given, settings)
     if rank_memory is not None and ranks is None:
         raise ValueError(
             f"--rank-memory {rank_memory} is the memory of each of --ranks processes; give --ranks "
@@ -262,10 +264,10 @@ def search(
 
     if plan is not None:
         check_out_file(plan, "--plan (-o)")
-    if options.epochs is not None:
+    if options.gives("epochs"):
         raise ValueError(
-            "a search has epochs of its own for each phase; leave --epochs out and set them as "
-            "options of the method, see 'compactrec methods'"
+            "a search has epochs of its own for each phase; leave epochs (--epochs, --set) out and "
+            "set them as options of the method, see 'compactrec methods'"
         )
     budgets = listed(budget or [])
     if plan is not None and len(budgets) > 1:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
+from compactrec.fields import read_fields
+
 if TYPE_CHECKING:
     from compactrec.benchmarks.config import TrainConfig
     from compactrec.benchmarks.tuning import Tuning
@@ -23,6 +25,7 @@ __all__ = [
     "Dim",
     "ModelName",
     "Sampler",
+    "Settings",
     "SpaceFile",
     "TrainOptions",
     "listed",
@@ -43,6 +46,15 @@ ConfigFile = Annotated[
     Option(
         help="TOML file with further fields of the training config and options of the model; "
         "options here win."
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    Option(
+        "--set",
+        help="A field that --config may give, as a value of TOML: dropout=0.2, "
+        "schedule.plateau_factor=0.1; may be repeated, and wins over the file.",
+        metavar="NAME=VALUE",
     ),
 ]
 SpaceFile = Annotated[
@@ -110,34 +122,40 @@ class TrainOptions:
         bool | None, Option("--tensorboard", help="Write curves of training into the run's folder.")
     ] = None
     config: ConfigFile = None
+    settings: Settings = None
 
     def train_config(
         self, data: Path, out: Path, seed: int | None = None, start: Path | None = None
     ) -> TrainConfig:
         """The training config of these options, for full tables."""
-        fields = asdict(self)
-        file = fields.pop("config")
-        return train_config(
-            file, {**fields, "data": data, "out": out, "seed": seed, "start": start}
-        )
+        own = {**self._own(), "data": data, "out": out, "seed": seed, "start": start}
+        return train_config(self.config, own, self.settings)
 
     def given(self) -> dict[str, Any]:
-        """What was asked for: the fields of the TOML file, then the options that are not None.
+        """What was asked for: the TOML file, then `--set` and the options that are not None.
 
         Raises ValueError for names and values that no model could be trained with.
         """
-        fields = asdict(self)
-        file = fields.pop("config")
-        written = _fields_of(file)
-        _check_file(file, written)
-        return {**written, **{k: v for k, v in fields.items() if v is not None}}
+        own = {name: value for name, value in self._own().items() if value is not None}
+        fields = read_fields(self.config, self.settings, _words_of(own))
+        fields.check()
+        return {**fields.values, **own}
+
+    def gives(self, field: str) -> bool:
+        """Whether a field has an option of its own here, or `--set`."""
+        names = [text.partition("=")[0].strip() for text in self.settings or ()]
+        return field in names or self._own().get(field) is not None
+
+    def _own(self) -> dict[str, Any]:
+        """The fields of training that have options of their own."""
+        return {k: v for k, v in asdict(self).items() if k not in ("config", "settings")}
 
     def model_words(self) -> str:
         """The options that decide which model is trained, as they stand on a command line."""
-        given = {"config": self.config, "model": self.model, "dim": self.dim}
-        return shlex.join(
-            word for k, v in given.items() if v is not None for word in (f"--{k}", str(v))
-        )
+        given: list[tuple[str, object]]
+        given = [("config", self.config), ("model", self.model), ("dim", self.dim)]
+        given += [("set", text) for text in self.settings or ()]
+        return shlex.join(word for k, v in given if v is not None for word in (f"--{k}", str(v)))
 
 
 def with_train_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -155,74 +173,38 @@ def with_train_options(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def train_config(file: Path | None, options: Mapping[str, object]) -> TrainConfig:
-    """Defaults, then the fields of the TOML file, then the options that are not None."""
+def train_config(
+    file: Path | None, options: Mapping[str, object], settings: Sequence[str] | None = None
+) -> TrainConfig:
+    """Defaults, then the TOML file, then ``settings`` and the options that are not None."""
     from compactrec.benchmarks.config import TrainConfig
     from compactrec.models import get_model
     from compactrec.words import validated
 
     given = {name: value for name, value in options.items() if value is not None}
-    written = _fields_of(file)
-    words = _option_words()
+    words = _words_of(given)
+    written = read_fields(file, settings, words)
 
     def where(field: str) -> tuple[str, str]:
         name = field.partition(".")[0]
-        if name in given:
-            return "", words.get(name, f"--{name}")
-        return str(file) if name in written else "", field
+        return ("", words[name]) if name in words else written.where(field)
 
-    if told := sorted({"plan", "method", "budget_bytes"} & written.keys()):
-        raise ValueError(
-            f"{file} sets {', '.join(told)}, which a command line says; take it out of the file, "
-            f"and give --plan FILE, or --method NAME with --budget SIZE, where the command has them"
-        )
-    fields = {**written, **given, "method": "full"}
+    fields = {**written.values, **given, "method": "full"}
     model = get_model(str(fields.get("model", TrainConfig.model_fields["model"].default)))
     return validated(TrainConfig, fields, where, model.config.model_fields)
 
 
-def _check_file(file: Path | None, written: Mapping[str, Any]) -> None:
-    """Each field by itself, as what goes together is known with the rest alone."""
-    from pydantic import ValidationError
-
-    from compactrec.benchmarks.config import TrainConfig
-    from compactrec.models import get_model, model_names
-    from compactrec.words import problems
-
-    options = {name for model in model_names() for name in get_model(model).config.model_fields}
-    options -= TrainConfig.model_fields.keys()
-    training = {name: value for name, value in written.items() if name not in options}
-    try:
-        TrainConfig.model_validate({**training, "data": "data", "out": "out", "method": "full"})
-    except ValidationError as error:
-        found = [f"{f}: {text}" for f, text in problems(error, TrainConfig, options) if f]
-        if found:
-            raise ValueError(f"{file}: {'; '.join(found)}") from error
-
-
-def _option_words() -> dict[str, str]:
-    """How a field of training is called on the command line: ``--table-lr``."""
-    words = {}
+def _words_of(fields: Iterable[str]) -> dict[str, str]:
+    """How fields of training are called on the command line: ``--table-lr``."""
+    words = {name: f"--{name}" for name in fields}
     for name, parameter in inspect.signature(TrainOptions, eval_str=True).parameters.items():
         (option,) = parameter.annotation.__metadata__
         # Typer takes the first word for a default until it makes a command of it.
         declared = [option.default, *(option.param_decls or ())]
         found = [word for word in declared if isinstance(word, str) and word.startswith("--")]
-        words[name] = found[0] if found else f"--{name.replace('_', '-')}"
+        if name in words:
+            words[name] = found[0] if found else f"--{name.replace('_', '-')}"
     return words
-
-
-def _fields_of(file: Path | None) -> dict[str, Any]:
-    from compactrec.words import read_toml
-
-    if file is None:
-        return {}
-    return read_toml(
-        file,
-        "--config",
-        "give the path of a TOML file with fields of the training config, such as "
-        "batch_size = 2048, or leave --config out",
-    )
 
 
 def tuning_of(

@@ -6,14 +6,14 @@ import difflib
 import re
 import tomllib
 import typing
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
 
-__all__ = ["nearest", "problems", "read_toml", "validated"]
+__all__ = ["nearest", "problems", "read_toml", "sentence", "validated"]
 
 M = TypeVar("M", bound="BaseModel")
 _BRANCH = re.compile(r"(literal|function-[a-z]+)\[")
@@ -46,14 +46,17 @@ def validated(
     try:
         return model.model_validate(given)
     except ValidationError as error:
-        found: dict[str, list[str]] = {"": []}
-        for field, text in problems(error, model, also):
-            file, name = where(field) if field else ("", "")
-            found.setdefault(file, []).append(f"{name}: {text}" if name else text)
-        texts = {file: "; ".join(of) for file, of in found.items() if of}
-        raise ValueError(
-            "; ".join(f"{file}: {of}" if file else of for file, of in texts.items())
-        ) from error
+        raise ValueError(sentence(problems(error, model, also), where)) from error
+
+
+def sentence(told: Iterable[tuple[str, str]], where: Callable[[str], tuple[str, str]]) -> str:
+    """All of :func:`problems`, those of a file behind its name; ``where`` as of `validated`."""
+    found: dict[str, list[str]] = {"": []}
+    for field, text in told:
+        file, name = where(field) if field else ("", "")
+        found.setdefault(file, []).append(f"{name}: {text}" if name else text)
+    texts = {file: "; ".join(of) for file, of in found.items() if of}
+    return "; ".join(f"{file}: {of}" if file else of for file, of in texts.items())
 
 
 def problems(
