@@ -65,6 +65,10 @@ MODELS: dict[str, dict[str, Any]] = {
 """Those that a peer has too, with the options that make it the same model."""
 
 
+BATCHES = {"fibinet": 1024}
+"""Of models whose entrants together would take more than 24 GB otherwise."""
+
+
 def names_of(model: str) -> list[str]:
     """The entrants of a model that can be built here."""
     peers = [("fuxictr", FUXICTR), ("deepctr_torch", DEEPCTR)]
@@ -104,12 +108,14 @@ def measure(
     model: str, features: tuple[Feature, ...], batch: int, *, rounds: int, steps: int, threads: int
 ) -> dict[str, dict[str, Any]]:
     """Samples per second of a model's entrants, how many times as fast ours is, and profiles."""
+    batch = min(batch, BATCHES.get(model, batch))
     batches = partial(click_batches, features, batch, NUM_BATCHES, 0)
     made = {n: Entrant(batches, partial(build, n, model, features)) for n in names_of(model)}
     measured = take_turns(made, rounds=rounds, steps=steps, threads=threads)
     ours = measured["compactrec"].seconds
     return {
         name: {
+            "batch": batch,
             "step_milliseconds": round(1e3 * of.seconds, 2),
             "samples_per_second": round(batch / of.seconds),
             "times_as_fast_is_ours": round(of.seconds / ours, 3),
