@@ -245,7 +245,8 @@ def test_tuning_gives_every_method_the_same_trials_and_chooses_by_validation(
     chosen = {(c.method, c.budget_bytes): c.settings for c in file.cells}
     for config in final:
         settings = chosen[config.method or "", config.budget_bytes]
-        assert {name: getattr(config, name) for name in settings} == settings
+        trained = {**dict(config), **config.model_options}
+        assert {name: trained[name] for name in settings} == settings
     study = load_study([base.out])
     assert [cell.settings for cell in study.cells] == [cell.settings for cell in file.cells]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.ranges import Range
 from compactrec.benchmarks.space import TUNABLE, Space, settings_text, with_settings
-from compactrec.models import model_names
+from compactrec.models import get_model, model_names
 
 HERE = Path(".")
 
@@ -35,7 +35,7 @@ def test_the_shipped_space_fits_every_model(model: str) -> None:
     table = base.table_learning_rate
     rates = found.ranges["table_learning_rate"].log_uniform
     assert rates == pytest.approx((table / 10, table * 10))
-    has_dropout = "dropout" in with_settings(base, {}).resolved()["model_options"]
+    has_dropout = "dropout" in get_model(model).config.model_fields
     assert ("dropout" in found.ranges) == has_dropout
     assert with_settings(base, found.settings_of(base)).resolved() == base.resolved()
 
@@ -76,14 +76,14 @@ def test_a_file_that_is_no_space_is_refused_by_name(
     [
         ("speed = { choices = [1, 2] }", "'speed' is neither a field .* of model 'dlrm'; fields"),
         ("table_decai = { choices = [1, 2] }", r"'dlrm' \(nearest are 'table_decay', .*\); fields"),
-        ("dropout = { choices = [0.1, 0.2] }", "'dropout' is neither .* options are bottom, top"),
+        ("hidden = { choices = [[4], [8]] }", "'hidden' is neither .* options are bottom, top"),
         ("embedding_decay = { times = [0.1, 10] }", "embedding_decay: times multiplies what .* 0"),
         ("batch_size = { integers = [0, 9] }", "batch_size cannot be 0: Input should be greater"),
         ("batch_size = { uniform = [1, 9] }", "batch_size cannot be 2.1: Input should be a val"),
         ('table_optimizer = { choices = ["sgd", "lion"] }', "table_optimizer cannot be 'lion': I"),
         ('table_optimizer = { choices = ["sgd", "lamb"] }', "cannot be 'lamb': engine 'fused' has"),
         ("top = { choices = [[8, 1], [8, -1]] }", r"top cannot be \[8, -1\]: model dlrm: option"),
-        ("dropout = { uniform = [0, 1], optional = true }", "'dlrm' has none of dropout; nothing"),
+        ("cin = { choices = [[4], [8]], optional = true }", "'dlrm' has none of cin; nothing"),
     ],
 )
 def test_what_does_not_fit_the_training_is_refused_by_name(

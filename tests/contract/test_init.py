@@ -1,7 +1,6 @@
 """Initial weights: mean and variance within three standard errors of what was asked for."""
 
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -9,7 +8,6 @@ from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from compactrec.embeddings import (
-    CompositionalConfig,
     CompressedEmbeddingBagCollection,
     Feature,
     Plan,
@@ -19,7 +17,6 @@ from compactrec.embeddings import (
     size,
 )
 from compactrec.embeddings.init import Init, first_init
-from compactrec.embeddings.plan import Group
 from tests.cases import CASES
 from tests.methods.base import Case
 
@@ -144,21 +141,6 @@ def test_vectors_start_as_their_features_say(name: str) -> None:
         assert 2e-4 < float(vectors.std()) < 1.5e-3
     else:
         assert float(vectors.std()) == pytest.approx(1e-3, rel=0.2)
-
-
-@pytest.mark.parametrize("std", [None, 0.02])
-def test_factors_start_so_that_their_combination_does(std: float | None) -> None:
-    combined: dict[str, Callable[[list[float]], float]] = {
-        "product": math.prod, "sum": lambda found: math.hypot(*found), "concat": max,
-    }  # fmt: skip
-    for operation, of in combined.items():
-        config = CompositionalConfig.model_validate(
-            {"family": "mixed_radix", "operation": operation, "moduli": (50, 20, 4)}
-        )
-        plan = Plan(_features(std), tuple(Group((name,), config) for name in SIZES))
-        for part, num_ids in zip(plan.lower(), SIZES.values(), strict=True):
-            expected = std or math.sqrt(1 / (3 * num_ids))
-            assert of([table.init.std for table in part.tables]) == pytest.approx(expected)
 
 
 def test_features_that_share_a_table_start_alike() -> None:

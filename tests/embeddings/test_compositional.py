@@ -1,6 +1,7 @@
 """Compositional embeddings: partitions, exact index maths, initialisation, refusals."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -285,3 +286,20 @@ def test_least_rows_agrees_with_the_reference_rows() -> None:
         moduli = row_moduli(n, -(-n // collisions), 2, "quotient_remainder", "remainder")
         assert moduli is not None
         assert sum(moduli) == rows == sum(compositional.quotient_remainder_rows(n, collisions))
+
+
+@pytest.mark.parametrize("std", [None, 0.02])
+def test_factors_start_so_that_their_combination_does(std: float | None) -> None:
+    combined: dict[str, Callable[[list[float]], float]] = {
+        "product": math.prod, "sum": lambda found: math.hypot(*found), "concat": max,
+    }  # fmt: skip
+    for operation, of in combined.items():
+        config = Config.model_validate(
+            {"family": "mixed_radix", "operation": operation, "moduli": (50, 20, 4)}
+        )
+        sizes = {"a": 4000, "b": 2500, "c": 777}
+        features = tuple(Feature(name=f, num_ids=n, dim=12, init_std=std) for f, n in sizes.items())
+        plan = Plan(features, tuple(Group((name,), config) for name in sizes))
+        for part, num_ids in zip(plan.lower(), sizes.values(), strict=True):
+            expected = std or math.sqrt(1 / (3 * num_ids))
+            assert of([table.init.std for table in part.tables]) == pytest.approx(expected)
