@@ -19,6 +19,7 @@ from compactrec.benchmarks.speed_tables import (
     tables_table,
     training_table,
 )
+from compactrec.benchmarks.speed_tables import models_table as model_speeds
 from compactrec.benchmarks.summary import Row, Summary
 from compactrec.benchmarks.texts import estimate_text
 from compactrec.embeddings import get_method, method_names
@@ -52,7 +53,7 @@ def derived() -> Iterator[tuple[Path, str, str]]:
         yield ROOT / "docs" / "findings.md", name, table
     speeds = {
         "kernels": kernels_table, "tables": tables_table, "table_parts": parts_table,
-        "training": training_table, "sharded": sharded_table,
+        "training": training_table, "models": model_speeds, "sharded": sharded_table,
     }  # fmt: skip
     for name, table in speeds.items():
         yield ROOT / "benchmarks" / "README.md", name, table(RESULTS / f"{name}.json")

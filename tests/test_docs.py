@@ -74,7 +74,7 @@ def generate() -> ModuleType:
 
 def test_derived_parts_are_up_to_date(generate: ModuleType) -> None:
     parts = list(generate.derived())
-    assert len(parts) == 17 + len(method_names())
+    assert len(parts) == 18 + len(method_names())
     for path, section, content in parts:
         text = path.read_text()
         assert text == replaced(text, section, content, str(path)), "run: make docs"
