@@ -60,8 +60,7 @@ class Model:
 
 
 SMALL_START: Mapping[str, JsonValue] = {"init_std": 1e-4}
-"""Training of models in which vectors are multiplied or go into deep layers: they start small, as
-in the benchmarks of BARS."""
+"""Training of a model whose vectors and first-order weights start small, as all do in BARS."""
 _FILES = (
     "lr", "fm", "fnn", "wide_deep", "ipnn", "deepfm", "dcn", "dcnv2", "dlrm", "dlrm_dcnv2",
     "xdeepfm", "autoint", "fibinet", "masknet", "finalmlp", "gdcn",
