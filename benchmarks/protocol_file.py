@@ -16,7 +16,6 @@ from compactrec.benchmarks.budgets import parse_budget
 from compactrec.benchmarks.choices import FULL
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.data.protocol import get_protocol
-from compactrec.embeddings import Feature
 from compactrec.models.registry import get_model
 from compactrec.words import read_toml, validated
 
@@ -125,7 +124,7 @@ class ProtocolSearch(_Frozen):
         return ":".join([name, *(f"{k}={json.dumps(v)}" for k, v in options.items())])
 
     def check(self, name: str, models: Mapping[str, object]) -> None:
-        """ValueError for an unknown search, option or model, or a model that searches refuse."""
+        """ValueError for an unknown search, option or model."""
         from compactrec.embeddings.search import get_search
         from compactrec.embeddings.search.base import parse_search_options
 
@@ -133,12 +132,6 @@ class ProtocolSearch(_Frozen):
         for model, options in self.models.items():
             if model not in models:
                 raise ValueError(f"search {name!r} is of {model!r}, and there are {list(models)}")
-            feature = Feature(name="any", num_ids=2, dim=2)
-            if len(get_model(model).parse({}).features((feature,))) > 1:
-                raise ValueError(
-                    f"search {name!r} is of {model!r}, which reads first-order weights: searches "
-                    f"refuse them; leave it out of the search's models"
-                )
             parse_search_options(search, {**self.options, **options})
 
 

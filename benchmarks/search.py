@@ -45,6 +45,7 @@ from compactrec.embeddings.checkpointing import CheckpointFolder
 from compactrec.embeddings.placing import place
 from compactrec.embeddings.search import Derived, Search, SearchTask, Supernet, Trained, get_search
 from compactrec.embeddings.search.base import BudgetTooSmallError, parse_search_options
+from compactrec.embeddings.search.beside import derive_with_beside, full_bytes
 from compactrec.locks import locked
 
 __all__ = ["search"]
@@ -122,12 +123,10 @@ def search(config: SearchConfig) -> SearchResult:
 def _start(config: SearchConfig, manifest: Manifest, store: CheckpointFolder) -> _Run:
     """Build the task, the supernet and the model around it; keep how they start."""
     train, chosen = config.train, get_search(config.search)
-    features = train.features(manifest)
-    if len({f.dim for f in features}) > 1:
-        raise ValueError(
-            f"{config.search}: model {train.model!r} reads first-order weights of width 1 beside "
-            f"vectors of width {train.dim}, and a search needs one width; choose another model"
-        )
+    own = {feature.name for feature in manifest.sparse}
+    everything = train.features(manifest)
+    features = tuple(f for f in everything if f.name in own)
+    beside = tuple(f for f in everything if f.name not in own)
     open_ones = [f.name for f in features if f.num_ids is None]
     if open_ones:
         raise ValueError(
@@ -141,14 +140,16 @@ def _start(config: SearchConfig, manifest: Manifest, store: CheckpointFolder) ->
             f"there is nothing to search; lower it: {config.search}:train.threshold=0"
         )
     steps = len(BatchLoader(train.data, "train", train.batch_size))
+    taken = full_bytes(beside)
     task = SearchTask(
         features=features,
         searched=searched,
         counts=counts_of(features, manifest.counts(train.data)),
         options=parse_search_options(chosen, config.options),
-        budgets=config.budgets,
+        budgets=tuple(budget - taken for budget in config.budgets if budget > taken),
         steps_per_epoch=steps,
         seed=train.seed,
+        beside=beside,
     )
     supernet, model = _built(config, task, len(manifest.dense))
     return _Run(config, chosen, manifest, task, supernet, model, store)
@@ -174,6 +175,11 @@ class _Initial(Mapping[str, Tensor]):
     @cached_property
     def _tables(self) -> dict[str, Tensor]:
         return self._both[0].raw_tables()
+
+    @property
+    def supernet(self) -> Supernet:
+        """What the tables are of."""
+        return self._both[0]
 
     @property
     def model(self) -> nn.Module:
@@ -206,7 +212,7 @@ def _derive_all(run: _Run) -> tuple[FoundPlan, ...]:
             rows_of, run.supernet, train.data, batch_size=train.eval_batch_size, seed=train.seed
         ),
     )
-    return tuple(_derive(run, trained, initial, budget) for budget in run.task.budgets or (None,))
+    return tuple(_derive(run, trained, initial, budget) for budget in run.config.budgets or (None,))
 
 
 def _fitness_rows(run: _Run) -> int:
@@ -224,7 +230,7 @@ def _derive(run: _Run, trained: Trained, initial: _Initial, budget: int | None) 
     """One plan, saved with its start; a budget that is too small is an outcome."""
     started = time.perf_counter()
     try:
-        derived = run.search.derive(trained, budget)
+        derived = derive_with_beside(run.search, trained, budget)
     except BudgetTooSmallError as error:
         return FoundPlan(budget_bytes=budget, reason=str(error))
     serving = size(derived.plan).serving_bytes
@@ -254,12 +260,15 @@ def _start_state(run: _Run, derived: Derived, initial: _Initial) -> dict[str, Te
     """The state dict of a model over the derived plan, with the values that it is to start from."""
     num_dense = len(run.manifest.dense)
     model, embeddings = build_model(run.config.train, derived.plan, num_dense)
-    if derived.tables is not None:
-        for collection in embeddings:
-            place(collection, derived.tables)
+    tables, source = dict(derived.tables or {}), run.model
+    if derived.dense != "fresh":
+        trained = derived.dense == "trained"
+        source = run.model if trained else initial.model
+        tables |= (run.supernet if trained else initial.supernet).tables_beside()
+    for collection in embeddings:
+        place(collection, tables)
     state = model.state_dict()
     if derived.dense != "fresh":
-        source = run.model if derived.dense == "trained" else initial.model
         inside = next(name for name, m in run.model.named_modules() if m is run.supernet)
         for name, tensor in source.state_dict().items():
             if name in state and not name.startswith(f"{inside}."):

@@ -65,7 +65,7 @@ class SearchLoop:
         in_supernet = {id(p) for p in supernet.parameters()}
         self._dense = [p for p in self._weights if id(p) not in in_supernet]
         self._tables = [p for p in self._weights if id(p) in in_supernet]
-        weights = Optimizers(model, [supernet.collection], config, exclude=self._architecture)
+        weights = Optimizers(model, supernet.collections, config, exclude=self._architecture)
         self._optimizers = AllOptimizers(weights, supernet.architecture_optimizer())
         self._loaders = SearchLoaders(config)
         self._judge = BatchLoader(config.data, "validation", config.eval_batch_size, shuffle=False)

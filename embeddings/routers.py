@@ -60,6 +60,12 @@ class _Router(BaseModel):
     """K"""
     searched: tuple[str, ...] = Field(min_length=1)
     """The S features that the router looks at (``gates``: whose gates are compared)."""
+    beside: tuple[str, ...] = ()
+    """First-order weights in the plan: a router reads none."""
+
+    def read(self, features: Sequence[Feature]) -> list[Feature]:
+        """Those of a plan's features that are not ``beside``."""
+        return [feature for feature in features if feature.name not in self.beside]
 
 
 class LinearRouterConfig(_Router):
@@ -91,6 +97,7 @@ class GateRouterConfig(_Router):
 
     def shapes(self, features: Sequence[Feature]) -> dict[str, tuple[int, ...]]:
         """Of every array that it needs."""
+        features = self.read(features)
         dim, searched = features[0].dim, len(self.searched)
         gates = {"element": dim, "field": 1, "hierarchical": 1 + dim}[self.granularity]
         inputs, rows = len(features) * dim, searched * gates
@@ -112,7 +119,7 @@ class GateRouterConfig(_Router):
             name: 4 * torch.Size(shape).numel() for name, shape in self.shapes(features).items()
         }
         table = sum(size for name, size in weights.items() if name.startswith("table."))
-        integers = 8 * (len(features) + len(self.searched))
+        integers = 8 * (len(self.read(features)) + len(self.searched))
         return RoutingBytes(table, integers, sum(weights.values()) - table)
 
 

@@ -10,7 +10,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from compactrec.embeddings.routers import ExampleBags, FeatureBags
-from compactrec.models.blocks import common_dim, stack_by_key
+from compactrec.models.inputs import Outputs, flat_by_key, with_linear_keys
 
 __all__ = ["MaskedVectors", "RoutedModel", "bags_of", "fit_bias", "select_examples"]
 
@@ -20,7 +20,7 @@ class MaskedVectors(EmbeddingBagCollectionInterface):
 
     Args:
         shared: the collection; it is called by :class:`RoutedModel`, once for all experts.
-        mask: ``(F * D,)`` bool, features in the order of the collection.
+        mask: bool, one for each element of all vectors, features in the order of the collection.
     """
 
     mask: Tensor
@@ -29,16 +29,15 @@ class MaskedVectors(EmbeddingBagCollectionInterface):
         super().__init__()
         self._configs = shared.embedding_bag_configs()
         self._is_weighted = shared.is_weighted()
-        self._keys, self._dim = common_dim(self._configs, "RoutedModel")
+        self._widths = Outputs(shared, "RoutedModel").widths
         self.register_buffer("mask", mask)
 
     def forward(self, features: KeyedTensor) -> KeyedTensor:
         """The vectors of some examples -> the same with the mask, found by key."""
-        vectors = stack_by_key(features, self._keys, self._dim).flatten(1)
         return KeyedTensor(
-            keys=list(self._keys),
-            length_per_key=[self._dim] * len(self._keys),
-            values=vectors * self.mask,
+            keys=list(self._widths),
+            length_per_key=list(self._widths.values()),
+            values=flat_by_key(features, tuple(self._widths)) * self.mask,
         )
 
     def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
@@ -77,13 +76,16 @@ class RoutedModel(nn.Module):
         self.router = router.requires_grad_(False)
         self.experts = nn.ModuleList(experts)
         self.shared = shared
+        self._shared_keys = () if shared is None else Outputs(shared, "RoutedModel").keys
         where = next(router.buffers()).device
         self.register_buffer("calibration", torch.zeros(len(experts), device=where))
 
     def forward(self, dense: Tensor, features: KeyedJaggedTensor) -> Tensor:
         """Logits ``(B,)``; raises ``ValueError`` where the router names no expert."""
         clusters = self.clusters(features)
-        vectors = None if self.shared is None else self.shared(features)
+        vectors = None
+        if self.shared is not None:
+            vectors = self.shared(with_linear_keys(features, self._shared_keys))
         places, parts = [], []
         for k, expert in enumerate(self.experts):
             rows = (clusters == k).nonzero().squeeze(1)

@@ -88,7 +88,7 @@ class SearchTask:
     """What a search is to be made for."""
 
     features: tuple[Feature, ...]
-    """Every feature of the model, of one width D."""
+    """Every feature that the model reads as vectors, of one width D."""
     searched: tuple[str, ...]
     """The features to be made smaller; the others stay full tables."""
     counts: Mapping[str, NDArray[np.int64]]
@@ -96,11 +96,14 @@ class SearchTask:
     options: Any
     """The search's own options, already validated."""
     budgets: tuple[int, ...] = ()
-    """Serving bytes that plans will be derived for, largest first. A search that prunes while it
-    trains must keep a state for each; most ignore them."""
+    """Serving bytes that plans will be derived for, largest first, without those of ``beside``. A
+    search that prunes while it trains must keep a state for each; most ignore them."""
     steps_per_epoch: int = 1
     """Training batches in an epoch, for schedules in steps."""
     seed: int = 0
+    beside: tuple[Feature, ...] = ()
+    """First-order weights that the model reads too: full tables, which no search looks at. See
+    :func:`~compactrec.embeddings.search.beside.derive_with_beside`."""
 
     @property
     def dim(self) -> int:

@@ -26,7 +26,7 @@ class GateRouter(nn.Module):
 
     Args:
         config: names and shapes.
-        features: all of the model, in order, of one width.
+        features: all of the plan, in order; those that are not ``beside`` have one width.
         arrays: by the names of ``config.shapes``.
     """
 
@@ -38,6 +38,7 @@ class GateRouter(nn.Module):
         self, config: GateRouterConfig, features: Sequence[Feature], arrays: Mapping[str, Tensor]
     ) -> None:
         super().__init__()
+        features = config.read(features)
         self._features = tuple(features)
         self._compared = config.compared
         names = [feature.name for feature in features]

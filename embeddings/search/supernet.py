@@ -15,7 +15,9 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
+from compactrec.embeddings.budget import full_plan
 from compactrec.embeddings.collection import CompressedEmbeddingBagCollection
+from compactrec.embeddings.placing import logical_table
 from compactrec.embeddings.plan import Plan
 from compactrec.embeddings.search.base import Phase, SearchTask
 
@@ -66,16 +68,21 @@ class Supernet(EmbeddingBagCollectionInterface):
         self.collection = CompressedEmbeddingBagCollection(plan, engine="eager")
         _freeze_one_hot_rows(self.collection)
         self.layer = layer
+        self.beside: CompressedEmbeddingBagCollection | None = None
+        if task.beside:
+            self.beside = CompressedEmbeddingBagCollection(full_plan(task.beside), engine="eager")
         self._replayed: Tensor | None = None
 
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
-        """Logical vectors with the layer applied, keys in the plan's order."""
+        """Logical vectors with the layer applied, keys in the plan's order; then the weights that
+        the task has beside them."""
         if self._replayed is not None:
-            return self._keyed(self._replayed)
+            return self._keyed(self._replayed, features)
         vectors = self.collection(features)
-        if self.layer is None:
+        if self.layer is None and self.beside is None:
             return vectors
-        return self._keyed(self.layer(self.stacked(vectors)))
+        stacked = self.stacked(vectors)
+        return self._keyed(stacked if self.layer is None else self.layer(stacked), features)
 
     def vectors(self, features: KeyedJaggedTensor) -> Tensor:
         """``(B, F, D)``: the collection's vectors, before the layer."""
@@ -87,7 +94,8 @@ class Supernet(EmbeddingBagCollectionInterface):
 
     @contextmanager
     def replaying(self, vectors: Tensor) -> Iterator[None]:
-        """Within, every forward pass gives these ``(B, F, D)`` vectors whatever is asked for."""
+        """Within, every forward pass gives these ``(C B, F, D)`` vectors whatever is asked for; the
+        weights beside them are those of the ``(B,)`` examples asked for, C times."""
         self._replayed = vectors
         try:
             yield
@@ -96,7 +104,19 @@ class Supernet(EmbeddingBagCollectionInterface):
 
     def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
         """One config per logical vector, as a model sees it."""
-        return self.collection.embedding_bag_configs()
+        configs = self.collection.embedding_bag_configs()
+        return configs if self.beside is None else configs + self.beside.embedding_bag_configs()
+
+    @property
+    def collections(self) -> list[CompressedEmbeddingBagCollection]:
+        """All that have tables."""
+        return [self.collection] if self.beside is None else [self.collection, self.beside]
+
+    def tables_beside(self) -> dict[str, Tensor]:
+        """The table ``(num_ids, 1)`` of every feature of the task's ``beside``."""
+        if self.beside is None:
+            return {}
+        return {f.name: logical_table(self.beside, f.name) for f in self.task.beside}
 
     def is_weighted(self) -> bool:
         """True where batches carry one weight per id."""
@@ -147,12 +167,16 @@ class Supernet(EmbeddingBagCollectionInterface):
         """How the search stands, for the progress bar and the history."""
         return {}
 
-    def _keyed(self, vectors: Tensor) -> KeyedTensor:
+    def _keyed(self, vectors: Tensor, features: KeyedJaggedTensor) -> KeyedTensor:
         configs = self.embedding_bag_configs()
+        values = vectors.flatten(1)
+        if self.beside is not None:
+            weights = self.beside(features).values()
+            values = torch.cat((values, weights.repeat(len(values) // len(weights), 1)), dim=1)
         return KeyedTensor(
             keys=[config.name for config in configs],
             length_per_key=[config.embedding_dim for config in configs],
-            values=vectors.flatten(1),
+            values=values,
         )
 
 

@@ -267,10 +267,16 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
 `num_ids`, `budgets` in bytes, and what else the file fixes."""
 
 SEARCHES: dict[str, dict[str, tuple[float, float]]] = {
-    "optembed-criteo": {"dcn": (1e-4, 1e-5), "fnn": (1e-4, 1e-5), "ipnn": (3e-5, 1e-6)},
-    "optembed-avazu": {"dcn": (1e-4, 1e-4), "fnn": (1e-4, 1e-4), "ipnn": (1e-4, 1e-4)},
-    "optembed-kdd12": {"dcn": (1e-4, 1e-5), "fnn": (1e-4, 1e-5), "ipnn": (1e-4, 1e-5)},
-}
+    "optembed-criteo": {
+        "deepfm": (1e-4, 1e-4), "dcn": (1e-4, 1e-5), "fnn": (1e-4, 1e-5), "ipnn": (3e-5, 1e-6)
+    },
+    "optembed-avazu": {
+        "deepfm": (1e-4, 1e-6), "dcn": (1e-4, 1e-4), "fnn": (1e-4, 1e-4), "ipnn": (1e-4, 1e-4)
+    },
+    "optembed-kdd12": {
+        "deepfm": (1e-4, 1e-5), "dcn": (1e-4, 1e-5), "fnn": (1e-4, 1e-5), "ipnn": (1e-4, 1e-5)
+    },
+}  # fmt: skip
 """OptEmbed's rate of thresholds and alpha, for models without first-order weights."""
 
 OF_LOGS = ("bars-criteo-x4-002", "bars-criteo-x1", "avazu-x4")

@@ -18,7 +18,7 @@ from compactrec.benchmarks.search import search
 from compactrec.benchmarks.search_config import search_config
 from compactrec.data.batch import Batch
 from compactrec.data.loader import BatchLoader
-from compactrec.embeddings import Feature
+from compactrec.data.manifest import Manifest
 from compactrec.embeddings.search import SearchTask
 from tests.benchmarks.folder import DENSE, ROWS, SIZES
 from tests.benchmarks.toy_search import ToyOptions, ToySupernet, base_config
@@ -47,18 +47,29 @@ def auc_of_masked_pass(
     return auc(logits.numpy(), batch.labels.numpy())
 
 
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("training", "changes"), [(True, {}), (False, {}), (False, {"model": "deepfm"})]
+)
 def test_a_score_is_the_auc_of_one_masked_forward_pass(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, training: bool
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    training: bool,
+    changes: dict[str, Any],
 ) -> None:
-    features = tuple(Feature(name=n, num_ids=size, dim=DIM) for n, size in SIZES.items())
-    task = SearchTask(features, ("C1", "C3"), {}, ToyOptions())
+    config = base_config(data, tmp_path, **changes)
+    everything = config.features(Manifest.load(data))
+    features = tuple(f for f in everything if f.name in SIZES)
+    beside = everything[len(features) :]
+    task = SearchTask(features, ("C1", "C3"), {}, ToyOptions(), beside=beside)
     torch.manual_seed(0)
     supernet = ToySupernet(task)
-    model = click_model(base_config(data, tmp_path), supernet, len(DENSE)).train(training)
+    model = click_model(config, supernet, len(DENSE)).train(training)
+    torch.manual_seed(3)
     with torch.no_grad():
-        for parameter in supernet.collection.parameters():
-            parameter.normal_()  # so that what is masked matters
+        for collection in supernet.collections:
+            for parameter in collection.parameters():
+                parameter.normal_()  # so that what is masked matters
     batch = next(iter(BatchLoader(data, "validation", NUM_ROWS)))
     masks = (torch.rand(11, len(features), DIM) < 0.5).float()
     masks[0], masks[1] = 1.0, 0.0

@@ -127,7 +127,6 @@ def test_a_figure_without_its_source_or_caveat_is_no_figure(
         ({**VALID, "searches": {"optembed": {"models": {"dlrm": {}}}}}, "and budgets go together"),
         (with_search("optembedd", dlrm={}), "no search 'optembedd'|unknown search 'optembedd'"),
         (with_search("optembed", fm={}), r"of 'fm', and there are \['dlrm', 'deepfm'\]"),
-        (with_search("optembed", deepfm={}), "of 'deepfm', which reads first-order weights"),
         (with_search("optembed", dlrm={"alhpa": 1e-4}), "alhpa"),
         (with_search("optembed", dlrm={"alpha": "much"}), "alpha"),
         (with_search("optembed", dlrm={"train.dim": 4}), "train.dim"),

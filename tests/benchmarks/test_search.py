@@ -190,15 +190,19 @@ def test_found_plans_train_from_their_start(data: Path, tmp_path: Path, retrain:
     assert result.num_steps == (0 if retrain == "none" else STEPS)
 
 
-def test_serving_the_start_is_what_the_search_validated(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("changes", [{}, {"model": "deepfm"}], ids=["dlrm", "deepfm"])
+def test_serving_the_start_is_what_the_search_validated(
+    data: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
     """With every column kept and folded, the plain model predicts what the supernet did."""
-    config = toy_config(data, tmp_path / "s", (), epochs=1, retrain="none")
+    options = {"epochs": 1, "retrain": "none"}
+    config = search_config("toy", options, (), base_config(data, tmp_path / "s", **changes))
     result = search(config)
     (found,) = result.found
     best = max(e.validation.auc for e in result.history if e.phase == "gates")
     run = base_config(
         data, tmp_path / "run", method=None, plan=config.train.out / (found.plan or ""), epochs=0,
-        start=config.train.out / (found.start or ""),
+        start=config.train.out / (found.start or ""), **changes,
     )  # fmt: skip
     assert train(run).validation.auc == pytest.approx(best, abs=1e-6)
 

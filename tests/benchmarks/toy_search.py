@@ -161,9 +161,10 @@ TOY = Search(
 
 
 def base_config(data: Path, out: Path, **changes: Any) -> TrainConfig:
-    """A small model on the folder of ``folder.py``."""
+    """A small model on the folder of ``folder.py``: a DLRM, or what ``model`` says."""
+    sizes = {"hidden": (16,)} if "model" in changes else {"bottom": (16,), "top": (16, 1)}
     values: dict[str, Any] = {
-        "data": data, "out": out, "method": "full", "dim": 8, "bottom": (16,), "top": (16, 1),
+        "data": data, "out": out, "method": "full", "dim": 8, **sizes,
         "batch_size": 64, "eval_batch_size": 256, "num_threads": 1, "quiet": True, "threshold": 20,
         "dense_learning_rate": 0.005,
     }  # fmt: skip
