@@ -29,6 +29,7 @@ class Interacting(nn.Module):
         scaled: of ``fuxictr``, divide scores by sqrt(head_dim).
         normed: of ``fuxictr``, a layer norm (eps 1e-5) before the last ReLU.
         with_residual: of ``fuxictr``, whether there is R.
+        dropout: of ``fuxictr``, share of the a^h_mk that are left out while training.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Interacting(nn.Module):
         scaled: bool = False,
         normed: bool = False,
         with_residual: bool = True,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         width, official = heads * head_dim, flavor == "official_tf"
@@ -54,6 +56,7 @@ class Interacting(nn.Module):
         self.residual: nn.Module = nn.Identity()
         if with_residual and (flavor != "fuxictr" or num_inputs != width):
             self.residual = affine(num_inputs, width, bias=official, device=device)
+        self.dropout: nn.Module = nn.Dropout(dropout) if dropout else nn.Identity()
         self.activation: nn.Module = nn.ReLU() if official else nn.Identity()
         self.inner_norm: nn.Module = nn.Identity()
         if normed:
@@ -64,7 +67,7 @@ class Interacting(nn.Module):
 
     def forward(self, fields: Tensor) -> Tensor:
         value = self._split(self.activation(self.value(fields)))
-        joined = torch.cat((self._by_head(fields) @ value).unbind(0), dim=2)
+        joined = torch.cat((self.dropout(self._by_head(fields)) @ value).unbind(0), dim=2)
         if self.with_residual:
             joined = joined + self.activation(self.residual(fields))
         out: Tensor = self.norm(self.inner_norm(joined).relu())

@@ -41,11 +41,16 @@ class AutoIntConfig(TowerConfig):
     """Of flavor ``fuxictr``: a layer norm before the ReLU of each layer."""
     residual: bool = True
     """Of flavor ``fuxictr``: whether a layer adds its input."""
-    later: ClassVar[frozenset[str]] = frozenset({"scale", "layer_norm", "residual"})
+    attention_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Of flavor ``fuxictr``: share of attention weights that are left out while training."""
+    later: ClassVar[frozenset[str]] = frozenset(
+        {"scale", "layer_norm", "residual", "attention_dropout"}
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        given = [name for name in ("scale", "layer_norm") if getattr(self, name)]
+        options = ("scale", "layer_norm", "attention_dropout")
+        given = [name for name in options if getattr(self, name)]
         given += [] if self.residual else ["residual"]
         if given and self.flavor != "fuxictr":
             raise ValueError(
@@ -87,7 +92,7 @@ class AutoInt(nn.Module):
         attend = partial(
             Interacting, heads=config.heads, head_dim=config.head_dim, flavor=config.flavor,
             device=device, scaled=config.scale, normed=config.layer_norm,
-            with_residual=config.residual,
+            with_residual=config.residual, dropout=config.attention_dropout,
         )  # fmt: skip
         inputs = [self.fields.dim, *[width] * (config.layers - 1)]
         self.layers = nn.Sequential(*(attend(num_inputs) for num_inputs in inputs))

@@ -53,6 +53,23 @@ def test_a_vector_of_zeros_adds_nothing_in_the_paper() -> None:
     assert not made(torch.zeros(1, 3, 6)).any()
 
 
+def test_attention_weights_are_dropped_in_training_alone() -> None:
+    """As by hand: what is left of each weight is scaled up; the residual is whole."""
+    torch.manual_seed(0)
+    made = Interacting(6, 2, 3, "fuxictr", dropout=0.5)
+    fields = torch.randn(40, 5, 6)
+    whole = made.attention(fields)
+    values = made.value(fields).view(40, 5, 2, 3).transpose(1, 2)
+    torch.manual_seed(1)
+    left = torch.nn.functional.dropout(whole.transpose(0, 1), 0.5).transpose(0, 1)
+    expected = (left @ values).transpose(1, 2).flatten(2) + fields
+    torch.manual_seed(1)
+    torch.testing.assert_close(made(fields), expected.relu())
+    assert 0.4 < float((left == 0).float().mean()) < 0.6
+    expected = (whole @ values).transpose(1, 2).flatten(2) + fields
+    torch.testing.assert_close(made.eval()(fields), expected.relu())
+
+
 def test_flavors_differ_in_their_weights() -> None:
     sizes = {f: sum(p.numel() for p in layer(f).parameters()) for f in FLAVORS}
     assert sizes == {"paper": 4 * 36, "official_tf": 4 * 36 + 4 * 6 + 12, "fuxictr": 3 * 36}
