@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from types import FrameType
 
 from compactrec.benchmarks.processes import EndedTogether, Processes
 
-__all__ = ["Interrupt", "RunInterrupted", "noted_signals"]
+__all__ = ["Interrupt", "RunInterrupted", "ended_by_sigterm", "noted_signals"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -76,3 +77,24 @@ def noted_signals(wanted: bool) -> Iterator[Interrupt]:
         yield interrupt
     finally:
         put_back()
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Within it SIGTERM raises ``SystemExit``, so that what is to be cleared up still is.
+
+    Only in the main thread, and where nobody else handles the signal.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

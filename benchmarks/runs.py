@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 from compactrec.benchmarks.config import TrainConfig
+from compactrec.benchmarks.interrupt import ended_by_sigterm
 from compactrec.benchmarks.result import RESULT_NAME, Result
 from compactrec.embeddings.shard_warnings import quiet_torch
 
@@ -151,9 +152,10 @@ def run_all(
         else:
             todo[name] = config
     outcomes = _one_by_one if num_jobs == 1 else _side_by_side
-    for name, outcome in outcomes(todo, runner, num_jobs, progress):
-        progress.finished(name, outcome, made=True)
-        yield name, outcome
+    with ended_by_sigterm():
+        for name, outcome in outcomes(todo, runner, num_jobs, progress):
+            progress.finished(name, outcome, made=True)
+            yield name, outcome
 
 
 def num_cores() -> int:

@@ -42,6 +42,9 @@ def test_fields_and_options_of_the_model_win_over_the_file_and_that_over_default
     assert (whole.model, whole.model_options["wide"]) == ("autoint_plus", True)
     file.write_text('model = "fnn"\n[model_options]\ndropout = 0.5\nhidden = [8]\n')
     assert made(file, "dropout=0.25").model_options == {"dropout": 0.25, "hidden": [8]}
+    file.write_text('model = "fnn"\ndropout = 0.5\nhidden = [8]\n')
+    changed = made(file, "model_options.dropout=0.25")
+    assert changed.model_options == {"dropout": 0.25, "hidden": [8]}
 
 
 WRONG = [

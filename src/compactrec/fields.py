@@ -118,7 +118,8 @@ def _value(text: str, value: str) -> Any:
 
 
 def _laid_over(written: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """``given`` wins: by its dotted names, and over options of the model in ``model_options``."""
+    """``given`` wins: by its dotted names, and over options of the model, which may stand in
+    ``model_options`` or beside it."""
     made = deepcopy(dict(written))
     for name, value in given.items():
         *folders, last = name.split(".")
@@ -131,6 +132,8 @@ def _laid_over(written: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str
         inside = made.get("model_options")
         if not folders and isinstance(inside, dict):
             inside.pop(name, None)
+        if folders == ["model_options"]:
+            made.pop(last, None)
     return made
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,31 @@ def test_all_processes_end_when_one_gets_the_signal(folder: Path, tmp_path: Path
     assert "exitcode  : 143" in ended.stderr
     run_both(folder, tmp_path / "on")
     assert_same_model(tmp_path / "whole", tmp_path / "on")
+
+
+ENDED = """
+import multiprocessing, os, signal, time
+from compactrec.benchmarks.runs import run_all
+
+class Shown:
+    def running(self, names):
+        if len(names) == 2:
+            print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+dict(run_all({"a": 300.0, "b": 300.0}, time.sleep, 2, Shown(), lambda config: None))
+"""
+
+
+def test_sigterm_ends_runs_that_have_processes_of_their_own(tmp_path: Path) -> None:
+    status, shown, errors = run_code(ENDED, tmp_path, 120)
+    assert status == 128 + signal.SIGTERM, errors
+    children = [Path("/proc") / pid for pid in shown.split()]
+    assert len(children) == 2
+    end = time.monotonic() + 20
+    while any(child.exists() for child in children) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not any(child.exists() for child in children)
 
 
 @SIGNALS
