@@ -55,6 +55,8 @@ class Series:
     """One method's points, smallest budget first."""
 
     method: str
+    short: str
+    """The method without options that no other series tells it apart by."""
     baseline: bool
     colour: str
     mark: str
@@ -96,6 +98,7 @@ def series_of(summary: Summary) -> list[Series]:
     The baseline of the comparison has the darkest grey.
     """
     names = dict.fromkeys(r.method for r in summary.rows if r.budget_bytes is not None and r.auc)
+    short = _short_names(list(names))
     series: list[Series] = []
     num_baselines = 0
     for name in names:
@@ -107,8 +110,23 @@ def series_of(summary: Summary) -> list[Series]:
         colour = _GREYS[-1] if name == summary.baseline else colours[place % len(colours)]
         num_baselines += baseline
         mark = _MARKS[(place + place // len(colours)) % len(_MARKS)]
-        series.append(Series(name, baseline, colour, mark, tuple(rows)))
+        series.append(Series(name, short[name], baseline, colour, mark, tuple(rows)))
     return series
+
+
+def _short_names(names: Sequence[str]) -> dict[str, str]:
+    """``optembed:epochs=30:alpha=0.1`` -> ``optembed``, or ``optembed:alpha=0.1`` beside another
+    one of 30 epochs."""
+    alike: dict[str, list[set[str]]] = {}
+    for name in names:
+        head, *options = name.split(":")
+        alike.setdefault(head, []).append(set(options))
+    short = {}
+    for name in names:
+        head, *options = name.split(":")
+        shared = set.intersection(*alike[head])
+        short[name] = ":".join([head, *(option for option in options if option not in shared)])
+    return short
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
@@ -198,7 +216,7 @@ def extent(row: Row, baseline: str) -> list[float]:
 
 
 def label_of(one: Series) -> str:
-    return one.method + (" (baseline)" if one.baseline else "")
+    return one.short + (" (baseline)" if one.baseline else "")
 
 
 def room(texts: Sequence[str]) -> float:

@@ -131,7 +131,7 @@ def _png_difference(axes: Axes, summary: Summary, series: dict[str, Series]) -> 
                 fontsize=9, va="center", annotation_clip=False,
             )  # fmt: skip
             ticks.append(y)
-            texts.append(row.method)
+            texts.append(one.short)
             y += 1
     _png_style(axes)
     axes.axvline(0, color="#222222", linewidth=1)

@@ -65,7 +65,8 @@ def difference_svg(summary: Summary, width: int = 920) -> str:
     line, head = 24, 30
     height = 58 + sum(head + line * len(rows) for _, rows in groups)
     low, high = padded(min([*values, 0.0]), max([*values, 0.0]))
-    left = max(150.0, 20 + room([row.method for _, rows in groups for row in rows]))
+    by_method = {one.method: one for one in series_of(summary)}
+    left = max(150.0, 20 + room([by_method[r.method].short for _, rows in groups for r in rows]))
     frame = Frame(left, width - 100, 14, height - 46, (low, high), (0, 1), log=False)
     parts = [_svg_open(width, height, f"Test AUC minus that of {summary.baseline}")]
     for tick in ticks(low, high, 6):
@@ -75,13 +76,12 @@ def difference_svg(summary: Summary, width: int = 920) -> str:
         parts.append(_text(x, frame.bottom + 18, signed_text(tick, low, high), "tick", "middle"))
     caption = f"test AUC minus that of {summary.baseline} at the same budget"
     parts.append(_text((frame.left + frame.right) / 2, height - 6, caption, "axis", "middle"))
-    colours = {s.method: s for s in series_of(summary)}
     y = frame.top
     for title, rows in groups:
         parts.append(_text(8, y + 20, title, "group", "start"))
         y += head
         for row in rows:
-            parts += _difference(frame, colours[row.method], row, summary.baseline, y + line / 2)
+            parts += _difference(frame, by_method[row.method], row, summary.baseline, y + line / 2)
             y += line
     return "\n".join([*parts, "</svg>"])
 
@@ -152,7 +152,7 @@ def _curve(frame: Frame, one: Series, shift: float, label_y: float) -> list[str]
 def _difference(frame: Frame, one: Series, row: Row, baseline: str, y: float) -> list[str]:
     v = row.versus[baseline]
     parts = [_group_open(one)]
-    parts.append(_text(frame.left - 12, y + 4, row.method, "label", "end"))
+    parts.append(_text(frame.left - 12, y + 4, one.short, "label", "end"))
     if v.rows_low is not None and v.rows_high is not None:
         parts.append(_line(frame.to_x(v.rows_low), y, frame.to_x(v.rows_high), y, "rows-bar"))
     if v.low is not None and v.high is not None:

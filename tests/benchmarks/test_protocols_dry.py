@@ -8,13 +8,15 @@ import pytest
 from rich.console import Console
 
 import compactrec.data.schema as schemas
+from compactrec.benchmarks.model import build_model
 from compactrec.benchmarks.plans import plan_bytes, resolve_plan
 from compactrec.benchmarks.protocol_data import marks_of
-from compactrec.benchmarks.protocol_file import load_protocol, protocol_names
+from compactrec.benchmarks.protocol_file import ProtocolFile, load_protocol, protocol_names
 from compactrec.benchmarks.protocol_run import ProtocolRequest, run_protocol
 from compactrec.benchmarks.report import write_report
 from compactrec.benchmarks.search_result import SearchResult
 from compactrec.benchmarks.study import CompareFile
+from compactrec.data.loader import BatchLoader
 from compactrec.data.manifest import Manifest
 from compactrec.data.schema import TableSchema
 from compactrec.embeddings import method_names
@@ -41,14 +43,20 @@ def small_tables(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"{module}.load_schema", load)
 
 
+def shortened(name: str) -> ProtocolFile:
+    """The protocol; its searches, if it has some, with one epoch and few candidates."""
+    protocol = load_protocol(name)
+    little = {"epochs": 1, "generations": 2, "num_mutations": 2}
+    searches = {
+        search: given.model_copy(update={"options": {**given.options, **little}})
+        for search, given in protocol.searches.items()
+    }
+    return protocol.model_copy(update={"searches": searches})
+
+
 def test_optembed_runs_its_search_beside_the_full_tables(tmp_path: Path) -> None:
-    """Shorter by its data alone: what the file says of the search is what runs."""
-    protocol = load_protocol("optembed-criteo")
-    search = protocol.searches["optembed"]
-    little = {**search.options, "epochs": 1, "generations": 2, "num_mutations": 2}
-    protocol = protocol.model_copy(
-        update={"searches": {"optembed": search.model_copy(update={"options": little})}}
-    )
+    """What the file says of the search is what runs, but for its length."""
+    protocol = shortened("optembed-criteo")
     files = {split: tuple(paths) for split, paths in made_files(protocol.name)(tmp_path).items()}
     small = {**LITTLE, "dim": 4, "hidden": [8]}
     request = ProtocolRequest(
@@ -77,14 +85,14 @@ def cells_of(folder: Path) -> list[tuple[str, str | None]]:
 
 @pytest.mark.parametrize("name", protocol_names())
 def test_it_runs_on_made_files_of_its_shape(name: str, tmp_path: Path) -> None:
-    protocol = load_protocol(name)
+    protocol = shortened(name)
     if not set(protocol.methods) <= set(method_names()):
         pytest.skip("a method that it compares has been removed")
     files = {split: tuple(paths) for split, paths in made_files(name)(tmp_path / "raw").items()}
     model = next(iter(protocol.models))
     request = ProtocolRequest(
         files=files, out=tmp_path, models=(model,), num_seeds=1, changes=LITTLE,
-        allow_changes=True, budgets=("1/2",) if protocol.methods else (),
+        allow_changes=True, budgets=("1/2",) if protocol.budgets else (),
     )  # fmt: skip
     (folder,) = run_protocol(protocol, request, console=QUIET)
     summary = write_report([folder], folder, num_resamples=0).summary
@@ -105,9 +113,15 @@ def test_it_runs_on_made_files_of_its_shape(name: str, tmp_path: Path) -> None:
     assert set(manifest.splits) == {"train", "validation", "test"}
     marks = list(marks_of(protocol.data, manifest))
     assert any("a sample" in mark or "cannot be checked" in mark for mark in marks)
-    for other in protocol.models:  # every model of it has a plan for this data
+    batch = next(iter(BatchLoader(tmp_path / "data", "test", 32, shuffle=False)))
+    for other in protocol.models:  # with all options that the file gives
         config = protocol.config(other, tmp_path / "data", tmp_path)
-        assert plan_bytes(config, resolve_plan(config, manifest)).full_serving_bytes
+        plan = resolve_plan(config, manifest)
+        assert plan_bytes(config, plan).full_serving_bytes
+        built, _ = build_model(config, plan, len(manifest.dense))
+        logits = built.eval()(batch.dense, batch.kjt())
+        assert logits.shape == (batch.batch_size,)
+        assert logits.isfinite().all()
 
 
 def test_mlperf_has_its_tables_whole() -> None:

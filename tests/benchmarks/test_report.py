@@ -404,6 +404,21 @@ def test_labels_beside_the_curves_do_not_overlap(summary: Summary, tmp_path: Pat
         assert all(b - a >= 15 for a, b in pairwise(heights))
 
 
+def test_pictures_name_options_that_tell_methods_apart_alone(tmp_path: Path) -> None:
+    long = "optembed:epochs=30:patience=1:threshold_learning_rate=0.0001"
+    methods = ("hash", f"{long}:alpha=1e-05", f"{long}:alpha=0.001", "dnis:epochs=2:ratio=0.95")
+    points: dict[str, dict[int, float | str]] = {
+        name: {QUARTER: 0.8 + i / 50} for i, name in enumerate(methods)
+    }
+    fake_study(tmp_path, points)
+    summary = summarise(load_study([tmp_path]), num_resamples=0)
+    names = {"hash", "optembed:alpha=1e-05", "optembed:alpha=0.001", "dnis"}
+    assert {one.short for one in series_of(summary)} == names
+    assert {text.split(" (")[0] for text in labels_of(curve_svg(summary))} >= names
+    assert set(labels_of(difference_svg(summary))) == names - {summary.baseline}
+    assert draw_png(summary, tmp_path / "report.png")  # a warning that nothing fits would raise
+
+
 def test_the_best_possible_auc_may_not_squeeze_the_rest(summary: Summary) -> None:
     data = summary.data.model_copy(update={"best_auc": 0.99})
     far = curve_svg(summary.model_copy(update={"data": data}))
