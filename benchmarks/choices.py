@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from compactrec.benchmarks.budgets import parse_budget
+from compactrec.benchmarks.budgets import format_bytes, parse_budget
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.plans import resolve_plan
 from compactrec.benchmarks.start import start_epochs
@@ -212,6 +212,20 @@ def plan_for(base: TrainConfig, method: str, budget: str) -> AnyPlan:
     """
     config = train_config_for(base, None, method, budget)
     return resolve_plan(config, Manifest.load(base.data))
+
+
+def saves_nothing(base: TrainConfig, method: str | None, budget: str | None) -> str:
+    """What to tell a person whose budget is no less than the full tables take; ``""`` else."""
+    full = full_serving_bytes(base, Manifest.load(base.data))
+    if method in (None, FULL) or budget is None or full is None:
+        return ""
+    asked = parse_budget(budget).resolve(full)
+    if asked < full:
+        return ""
+    return (
+        f"The full tables take {format_bytes(full)}, no more than the budget of "
+        f"{format_bytes(asked)}: {method} saves nothing here."
+    )
 
 
 def changed(config: TrainConfig, **update: Any) -> TrainConfig:

@@ -65,7 +65,7 @@ class TrainConfig(BaseModel):
     """Options of the method, such as ``{"operation": "product"}``."""
 
     model: str = "dlrm"
-    """Name of the model, see `compactrec methods`."""
+    """Name of the model, see `compactrec models`."""
     model_options: dict[str, JsonValue] = {}
     """Hyper-parameters of the model, such as ``{"hidden": [64, 32]}``. They may also stand beside
     the other fields: ``hidden = [64, 32]``."""

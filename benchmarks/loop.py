@@ -96,6 +96,11 @@ class OneProcess:
         if self._config.device != "cpu":
             batch = batch.to(self._config.device, non_blocking=True)
         logits = self._model(batch.dense, batch.kjt())
+        if logits.shape != batch.labels.shape:
+            raise ValueError(
+                f"model {self._config.model!r} gave logits of shape {tuple(logits.shape)} for "
+                f"{batch.batch_size} examples; its forward must give ({batch.batch_size},)"
+            )
         loss = binary_cross_entropy_with_logits(logits, batch.labels) * share
         (loss + self._penalty.take() * share).backward()
         return loss.detach()

@@ -13,7 +13,7 @@ from compactrec.benchmarks.protocol_file import (
 )
 from compactrec.benchmarks.published import digits
 
-__all__ = ["protocols_markdown"]
+__all__ = ["protocol_markdown", "protocols_markdown"]
 
 
 def protocols_markdown() -> str:
@@ -25,6 +25,11 @@ def protocols_markdown() -> str:
         name = f"[`{protocol.name}`](#{protocol.name})"
         rows.append(f"| {name} | {protocol.title} | {len(protocol.models)} | {figures} |")
     return "\n".join([*rows, *(line for p in protocols for line in _section(p))])
+
+
+def protocol_markdown(name: str) -> str:
+    """The section of one protocol; ``ValueError`` names those that there are."""
+    return "\n".join(_section(load_protocol(name)))
 
 
 def _section(protocol: ProtocolFile) -> Iterator[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from compactrec.benchmarks.budgets import format_bytes
 from compactrec.benchmarks.protocol_note import ProtocolNote, Published
 from compactrec.benchmarks.summary import Row, Summary
 from compactrec.benchmarks.texts import budget_text
@@ -47,7 +48,10 @@ class PublishedLine:
         if self.half_width is not None:
             ours += f" ± {self.half_width:.4f}"
         difference = "-" if self.ours is None else f"{self.ours - self.published:+.4f}"
-        budget = "-" if self.row is None or not self.row.budget else budget_text(self.row)
+        num_bytes = self.figure.budget_bytes
+        budget = "-" if num_bytes is None else format_bytes(num_bytes)
+        if self.row is not None and self.row.budget:
+            budget = budget_text(self.row)
         return (
             self.figure.method, budget, f"{self.figure.split} {_WORDS[self.metric]}", ours,
             digits(self.published), difference, f"[{self.number}]",
@@ -101,7 +105,7 @@ def notes_of(note: ProtocolNote) -> Iterator[str]:
         yield "there is no published figure that could be verified"
     for number, text in enumerate(_sources(note), start=1):
         yield f"[{number}] {text}"
-    yield from note.caveats
+    yield from (f"otherwise than published: {text}" for text in note.caveats)
 
 
 def published_markdown(summary: Summary) -> list[str]:

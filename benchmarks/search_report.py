@@ -9,6 +9,7 @@ from rich.table import Table
 
 from compactrec.benchmarks.budgets import format_bytes
 from compactrec.benchmarks.plan_picture import FeatureFigures, draw_plan, plan_figures
+from compactrec.benchmarks.plans import counts_of
 from compactrec.benchmarks.search_result import FoundPlan, SearchResult
 from compactrec.benchmarks.start import start_path
 from compactrec.data.manifest import Manifest
@@ -41,7 +42,8 @@ def report_search(
         if found.plan is None:
             console.print(f"No plan for {budget}: {found.reason}", soft_wrap=True)
             continue
-        figures = plan_figures(load_plan(out / found.plan), counts)
+        made = load_plan(out / found.plan)
+        figures = plan_figures(made, counts_of(made.features, counts))
         title = f"{result.search} at {budget}"
         console.print(found_table(figures, found, f"{out / found.plan}: {title}"))
         picture = (out / found.plan).with_suffix(".png")

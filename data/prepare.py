@@ -298,8 +298,9 @@ def _rule(
         rule = protocol.split_rule(options.split, table.split)
         if rule.rule == "files":
             raise ValueError(
-                "split rule 'files' needs one list of files per split: --validation-file and "
-                "--test-file, in Python {'train': [...], 'validation': [...], 'test': [...]}"
+                f"protocol {protocol.name!r} has the split rule 'files', which needs one list of "
+                "files per split: --validation-file and --test-file, in Python {'train': [...], "
+                "'validation': [...], 'test': [...]}"
             )
         return rule
     given = options.split or SplitRule(rule="files")

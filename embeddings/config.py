@@ -41,4 +41,4 @@ class MethodConfig(BaseModel):
 def first_error(error: ValidationError, model: type[BaseModel] | None = None) -> str:
     """The first problem of a pydantic error, in one line; with ``model``, the nearest names."""
     field, text = next(problems(error, model))
-    return f"{field or 'config'}: {text}"
+    return f"{field}: {text}" if field else text

@@ -13,13 +13,14 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from compactrec.models.blocks import DotInteraction, one_width, perceptron
-from compactrec.models.inputs import Outputs, check_num_dense, flat_by_key
+from compactrec.models.inputs import Outputs, check_dense, check_num_dense, flat_by_key
 from compactrec.models.registry import Model, ModelConfig, register_model
 from compactrec.models.towers import Widths
 
 __all__ = ["DLRM", "DLRMConfig"]
 
 torch.fx.wrap("flat_by_key")  # in this module too, for input pipelines that trace the model
+torch.fx.wrap("check_dense")
 
 
 class DLRMConfig(ModelConfig):
@@ -116,6 +117,7 @@ class DLRM(nn.Module):
     def forward(self, dense: Tensor, features: KeyedJaggedTensor) -> Tensor:
         """Logits ``(B,)`` for ``dense (B, num_dense)`` and one bag per feature and example."""
         travelling = self.embeddings(features)  # between processes, while bottom computes
+        dense = check_dense(dense, self.num_dense)
         bottom = None if self.bottom is None else self.bottom(dense)
         embedded = flat_by_key(travelling, self.keys)
         first = self.constant.expand(embedded.shape[0], -1) if bottom is None else bottom

@@ -14,11 +14,14 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from compactrec.models.blocks import perceptron
 from compactrec.models.crosses import crosses
-from compactrec.models.inputs import FlatFields, Outputs, check_num_dense
+from compactrec.models.inputs import Outputs, check_dense, check_num_dense, flat_by_key
 from compactrec.models.registry import Model, ModelConfig, register_model
 from compactrec.models.towers import Widths
 
 __all__ = ["DLRMDCNv2", "DLRMDCNv2Config"]
+
+torch.fx.wrap("flat_by_key")  # in this module too, for input pipelines that trace the model
+torch.fx.wrap("check_dense")
 
 
 class DLRMDCNv2Config(ModelConfig):
@@ -47,19 +50,20 @@ class DLRMDCNv2(nn.Module):
         config = config or DLRMDCNv2Config()
         outputs = Outputs(embeddings, "dlrm_dcnv2")
         dim = outputs.widest
-        self.embeddings = embeddings
+        self.embeddings, self.keys = embeddings, outputs.keys
+        self.num_dense = check_num_dense(num_dense)
         self.bottom: nn.Module | None = None
-        if check_num_dense(num_dense):
+        if num_dense:
             self.bottom = perceptron(
                 num_dense, (*config.bottom, dim), relu_at_end=True, device=device
             )
-        self.fields = FlatFields(outputs, 0)
-        width = self.fields.width + (dim if self.bottom is not None else 0)
+        width = sum(outputs.widths.values()) + (dim if self.bottom is not None else 0)
         self.cross = crosses("low_rank", width, config.cross_layers, config.rank, device=device)
         self.top = perceptron(width, (*config.top, 1), relu_at_end=False, device=device)
 
     def forward(self, dense: Tensor, features: KeyedJaggedTensor) -> Tensor:
-        x0 = self.fields(dense, self.embeddings(features))
+        x0 = flat_by_key(self.embeddings(features), self.keys)
+        dense = check_dense(dense, self.num_dense)
         if self.bottom is not None:
             x0 = torch.cat((self.bottom(dense), x0), dim=1)
         logits: Tensor = self.top(self.cross(x0))

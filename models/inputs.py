@@ -24,6 +24,7 @@ __all__ = [
     "Outputs",
     "SideBySideFields",
     "StackedFields",
+    "check_dense",
     "check_num_dense",
     "flat_by_key",
     "linear_key",
@@ -124,12 +125,14 @@ class StackedFields(nn.Module):
     ) -> None:
         super().__init__()
         self.keys, self.dim = outputs.keys, one_width(outputs.widths, outputs.model)
-        self.num_fields = check_num_dense(num_dense) + len(self.keys)
+        self.num_dense = check_num_dense(num_dense)
+        self.num_fields = num_dense + len(self.keys)
         self.width = self.num_fields * self.dim
         self.dense_vectors = _dense_vectors(num_dense, self.dim, device)
 
     def forward(self, dense: Tensor, pooled: KeyedTensor) -> Tensor:
         vectors = stack_by_key(pooled, self.keys, self.dim)
+        dense = check_dense(dense, self.num_dense)
         if self.dense_vectors is None:
             return vectors
         return torch.cat((dense.unsqueeze(2) * self.dense_vectors, vectors), dim=1)
@@ -147,12 +150,14 @@ class SideBySideFields(nn.Module):
     ) -> None:
         super().__init__()
         self.keys, dim = outputs.keys, outputs.widest
-        self.widths = [*([dim] * check_num_dense(num_dense)), *outputs.widths.values()]
+        self.num_dense = check_num_dense(num_dense)
+        self.widths = [*([dim] * num_dense), *outputs.widths.values()]
         self.width = sum(self.widths)
         self.dense_vectors = _dense_vectors(num_dense, dim, device)
 
     def forward(self, dense: Tensor, pooled: KeyedTensor) -> Tensor:
         vectors = flat_by_key(pooled, self.keys)
+        dense = check_dense(dense, self.num_dense)
         if self.dense_vectors is None:
             return vectors
         return torch.cat(((dense.unsqueeze(2) * self.dense_vectors).flatten(1), vectors), dim=1)
@@ -180,6 +185,7 @@ class FlatFields(nn.Module):
 
     def forward(self, dense: Tensor, pooled: KeyedTensor) -> Tensor:
         vectors = flat_by_key(pooled, self.keys)
+        dense = check_dense(dense, self.num_dense)
         return torch.cat((dense, vectors), dim=1) if self.num_dense else vectors
 
 
@@ -217,6 +223,7 @@ class LinearTerm(nn.Module):
     def by_field(self, dense: Tensor, pooled: KeyedTensor) -> Tensor:
         """What each field adds to the logit: ``(B, n + F)``, dense columns first."""
         weights = flat_by_key(pooled, self.keys)
+        dense = check_dense(dense, self.num_dense)
         if self.dense_weights is None:
             return weights
         return torch.cat((dense * self.dense_weights, weights), dim=1)
@@ -231,6 +238,17 @@ def check_num_dense(num_dense: int) -> int:
     if num_dense < 0:
         raise ValueError(f"num_dense must be 0 or more, got {num_dense}")
     return num_dense
+
+
+@torch.fx.wrap
+def check_dense(dense: Tensor, num_dense: int) -> Tensor:
+    """``dense``; raise ``ValueError`` where it is not ``(B, num_dense)``."""
+    if dense.dim() != 2 or dense.shape[1] != num_dense:
+        raise ValueError(
+            f"dense has shape {tuple(dense.shape)}, and the model was built with num_dense = "
+            f"{num_dense}; give it a tensor of (examples, {num_dense})"
+        )
+    return dense
 
 
 @torch.fx.wrap

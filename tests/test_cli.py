@@ -16,7 +16,7 @@ import pytest
 from compactrec import __version__, cli
 from compactrec.benchmarks import demo as demo_settings
 from compactrec.benchmarks.config import TrainConfig
-from compactrec.benchmarks.protocol_file import protocol_names
+from compactrec.benchmarks.protocol_file import load_protocol, protocol_names
 from compactrec.benchmarks.result import Result
 from compactrec.benchmarks.search_result import SearchResult
 from compactrec.benchmarks.study import CompareFile
@@ -384,6 +384,21 @@ def test_the_name_of_a_model_is_enough_to_train(capsys: Captured, tmp_path: Path
     assert code == 0, err
     result = json.loads((out / "result.json").read_text())
     assert (result["config"]["model"], result["config"]["method"]) == ("autoint", "full")
+    code, shown, err = call(capsys, "train", *words, "--model", "autoint")
+    assert code == 0, err
+    assert f"{out} was finished already: nothing was trained." in " ".join(shown.split())
+
+
+@needs_hash
+@pytest.mark.parametrize(("budget", "told"), [("1GB", True), ("1/2", False)])
+def test_a_budget_above_the_full_tables_is_told(
+    capsys: Captured, tmp_path: Path, data: Path, budget: str, told: bool
+) -> None:
+    words = ("--data", data, "--method", "hash", "--budget", budget, "-o", tmp_path / "plan.json")
+    code, shown, _ = call(capsys, "plan", *words)
+    assert code == 0
+    text = "no more than the budget of 1 GB: hash saves nothing here."
+    assert (text in " ".join(shown.split())) == told
 
 
 class Stopped(Exception):
@@ -446,6 +461,39 @@ def test_protocols_are_listed_with_their_models(capsys: Captured) -> None:
     for name in protocol_names():
         assert re.search(rf"^ *{re.escape(name)} ", out, re.MULTILINE), name
     assert "The DLRM reference on Criteo Kaggle" in out
+
+
+def test_a_protocol_is_shown_with_all_that_it_fixes(capsys: Captured) -> None:
+    protocol = load_protocol("optembed-kdd12")
+    code, out, _ = call(capsys, "protocols", protocol.name)
+    assert code == 0
+    shown = " ".join(out.split())
+    for text in (protocol.title, *protocol.sources, *protocol.models, "threshold_learning_rate"):
+        assert " ".join(text.split()) in shown
+    code, _, err = call(capsys, "protocols", "kdd12")
+    assert code == 1
+    assert "no protocol 'kdd12'; there are" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--dropout", 0.1), "--dropout: give it with --set dropout=VALUE"),
+        (("--lr", 0.1), "--lr: here it is table_learning_rate and dense_learning_rate; see --help"),
+        (("--nothing", 1), ""),
+        (
+            ("--set", "model=deepfm", "--set", "heads=2"),
+            "heads: .* it is an option of autoint, aut",
+        ),
+    ],
+)
+def test_fields_given_as_options_are_told_how(
+    capsys: Captured, words: tuple[object, ...], message: str
+) -> None:
+    code, _, err = call(capsys, "train", "--data", "x", "--out", "y", *words)
+    assert code == (1 if words[0] == "--set" else 2)
+    assert re.search(message, err)
+    assert message or err.strip().splitlines()[-1].startswith("Error: No such option: --nothing")
 
 
 def test_compare_under_a_protocol(
@@ -766,16 +814,23 @@ def test_a_search_ends_in_a_plan_that_trains_from_its_start(
         assert message in err
 
 
-@pytest.mark.parametrize("method", ["dnis", "dnis:retrain=prune_then_masked_finetune", "optembed"])
+@pytest.mark.parametrize(
+    ("method", "shape"),
+    [
+        ("dnis", "bottom = [16]\ntop = [16, 1]\n"),
+        ("dnis:retrain=prune_then_masked_finetune", "bottom = [16]\ntop = [16, 1]\n"),
+        ("optembed", 'model = "deepfm"\nhidden = [16]\n'),
+    ],
+)
 def test_the_printed_command_trains_what_was_found(
-    capsys: Captured, tmp_path: Path, method: str
+    capsys: Captured, tmp_path: Path, method: str, shape: str
 ) -> None:
     """Word by word, but for the folder of the run; of a model that is not the default one."""
     data, out = write_folder(tmp_path / "data"), tmp_path / "found"
-    (tmp_path / "shape.toml").write_text("bottom = [16]\ntop = [16, 1]\n")
-    shape = ("--config", tmp_path / "shape.toml", "--dim", 12)
+    (tmp_path / "shape.toml").write_text(shape)
+    words_of_shape = ("--config", tmp_path / "shape.toml", "--dim", 12)
     method = f"{method}:train.threshold=20"
-    words = ("--method", method, "--budget", "12kB", "--out", out, *shape)
+    words = ("--method", method, "--budget", "12kB", "--out", out, *words_of_shape)
     code, text, err = call(capsys, "search", "--data", data, *words, "--threads", 1)
     assert code == 0, err
     (line,) = re.findall(r"^train it: compactrec (train .*)$", text, re.MULTILINE)

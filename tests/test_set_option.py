@@ -49,6 +49,7 @@ def test_fields_and_options_of_the_model_win_over_the_file_and_that_over_default
 
 WRONG = [
     ("dropoutt=0.2", "--set dropoutt: there is no such field; nearest (is|are) 'dropout'"),
+    ("embedding_dim=8", "--set embedding_dim: there is no such field; here it is dim$"),
     ("schedule.star=1", "--set schedule.star: there is no such field; there are warmup_steps"),
     ("batch_size=0", "--set batch_size: Input should be greater than or equal to 1, got 0"),
     ("engine=slow", "--set engine: Input should be 'eager', .* got 'slow'"),
@@ -74,6 +75,11 @@ def test_what_is_wrong_is_told_as_of_a_file(
     words = TrainOptions(config=file, settings=settings, dense_learning_rate=0.1)
     with pytest.raises(ValueError, match=message):
         words.given() if under_a_protocol else words.train_config(Path("d"), Path("o"), 0)
+
+
+def test_a_number_for_a_list_is_told_so(file: Path) -> None:
+    with pytest.raises(ValueError, match=r"option hidden: Input should be a valid list, got 400"):
+        made(file, "hidden=400")
 
 
 def test_a_wrong_line_of_the_file_stays_the_file_s(file: Path) -> None:

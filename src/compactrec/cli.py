@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if hasattr(error, "exit_code") and hasattr(error, "show"):  # the command line is wrong
             error.show()
-            return int(error.exit_code)
+            return _say(advice, 2) if (advice := _advice(error)) else int(error.exit_code)
         if type(error).__name__ == "RunInterrupted":
             code = 128 + int(getattr(error, "number", 0))
             return _say(str(error), code) if os.environ.get("RANK", "0") == "0" else code
@@ -52,6 +52,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
             INTERRUPTED,
         )
     return code if isinstance(code, int) else 0
+
+
+def _advice(error: Exception) -> str:
+    """For an option that is none, but names a field of training or of the model."""
+    context = getattr(error, "ctx", None)
+    options = [] if context is None else [o for p in context.command.params for o in p.opts]
+    if type(error).__name__ != "NoSuchOption" or "--set" not in options:
+        return ""
+    from compactrec.benchmarks.config import TrainConfig
+    from compactrec.fields import CALLED
+    from compactrec.models import get_model, model_names
+
+    given = str(getattr(error, "option_name", ""))
+    name = given.lstrip("-").replace("-", "_")
+    fields = {*TrainConfig.model_fields}.union(
+        *(get_model(model).config.model_fields for model in model_names())
+    )
+    if name in CALLED:
+        return f"{given}: here it is {CALLED[name]}; see --help, or give it with --set NAME=VALUE"
+    return f"{given}: give it with --set {name}=VALUE" if name in fields else ""
 
 
 def explain(error: Exception) -> str | None:

@@ -74,11 +74,20 @@ def models() -> None:
 
 
 @app.command()
-def protocols() -> None:
+def protocols(
+    name: Annotated[str | None, Argument(help="One of them, with all that it fixes.")] = None,
+) -> None:
     """Published protocols: data, models, figures."""
     from compactrec.benchmarks.show import protocols_table
 
-    make_console().print(protocols_table())
+    if name is None:
+        make_console().print(protocols_table())
+        return
+    from rich.markdown import Markdown
+
+    from compactrec.benchmarks.protocol_tables import protocol_markdown
+
+    make_console().print(Markdown(protocol_markdown(name)))
 
 
 @app.command()
@@ -159,7 +168,7 @@ def plan(
     ] = None,
 ) -> None:
     """What every feature gets within a budget."""
-    from compactrec.benchmarks.choices import plan_for
+    from compactrec.benchmarks.choices import plan_for, saves_nothing
     from compactrec.benchmarks.show import plan_table
     from compactrec.places import check_out_file
 
@@ -196,8 +205,8 @@ def plan(
         from compactrec.benchmarks.rank_table import rank_table
 
         make_console().print(rank_table(costs, base.batch_size))
-    if made.methods == {"full"}:
-        make_console().print("The budget holds the full tables: nothing is compressed.")
+    if text := saves_nothing(base, method, budget):
+        make_console().print(text)
 
 
 @app.command()
@@ -222,16 +231,23 @@ def train(
     checkpoint_every_steps say in the file of --config, which checkpoint_asynchronous writes beside
     the training), and where Ctrl-C or SIGTERM ends the run; the same command goes on from it.
     """
-    from compactrec.benchmarks.choices import train_config_for
+    from compactrec.benchmarks.choices import saves_nothing, train_config_for
+    from compactrec.benchmarks.result import RESULT_NAME
     from compactrec.benchmarks.show import result_table
     from compactrec.benchmarks.train import train as run
     from compactrec.embeddings.shard_warnings import quiet_torch
 
     base = options.train_config(data, out, seed, start)
     quiet_torch()
-    result = run(train_config_for(base, plan, method, budget), stop_on_signals=True)
+    config = train_config_for(base, plan, method, budget)
+    had = (out / RESULT_NAME).is_file()
+    result = run(config, stop_on_signals=True)
     if os.environ.get("RANK", "0") == "0":  # torchrun's other processes have the same result
         make_console().print(result_table(result, out))
+        if had:
+            make_console().print(f"{out} was finished already: nothing was trained.")
+        if text := saves_nothing(base, method, budget):
+            make_console().print(text)
 
 
 @app.command()

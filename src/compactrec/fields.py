@@ -8,13 +8,46 @@ from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Fields", "read_fields"]
+if TYPE_CHECKING:
+    from compactrec.models.registry import Model
+
+__all__ = ["CALLED", "Fields", "hint", "read_fields"]
 
 _WORD = re.compile(r"[A-Za-z_][\w.:/+-]*")
 _OF_COMMANDS = {"plan", "method", "budget_bytes"}
 _INSTEAD = "give --plan FILE, or --method NAME with --budget SIZE, where the command has them"
+
+
+CALLED = {
+    "embedding_dim": "dim",
+    "hidden_units": "hidden",
+    "dnn_hidden_units": "hidden",
+    "net_dropout": "dropout",
+    "lr": "table_learning_rate and dense_learning_rate",
+    "learning_rate": "table_learning_rate and dense_learning_rate",
+    "optimizer": "table_optimizer and dense_optimizer",
+    "weight_decay": "table_decay, dense_weight_decay and embedding_decay",
+    "embedding_regularizer": "embedding_decay",
+    "threads": "num_threads",
+}
+"""Names that people know from elsewhere -> what they are called here."""
+
+
+def hint(name: str, model: Model | None = None) -> str:
+    """What is known of a field that ``model`` does not have; ``""`` for nothing."""
+    from compactrec.models import get_model, model_names
+
+    if name in CALLED:
+        return f"here it is {CALLED[name]}"
+    owners = [other for other in model_names() if name in get_model(other).config.model_fields]
+    if model is None or not owners:
+        return ""
+    return (
+        f"it is an option of {', '.join(owners)}, and {model.name} has "
+        f"{', '.join(model.config.model_fields) or 'none'}"
+    )
 
 
 @dataclass(frozen=True)
@@ -51,7 +84,7 @@ class Fields:
         try:
             TrainConfig.model_validate({**training, "data": "data", "out": "out", "method": "full"})
         except ValidationError as error:
-            found = [(f, text) for f, text in problems(error, TrainConfig, options) if f]
+            found = [(f, text) for f, text in problems(error, TrainConfig, options, hint) if f]
             if found:
                 raise ValueError(sentence(found, self.where)) from error
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from compactrec.fields import read_fields
+from compactrec.fields import hint, read_fields
 
 if TYPE_CHECKING:
     from compactrec.benchmarks.config import TrainConfig
@@ -191,7 +191,8 @@ def train_config(
 
     fields = {**written.values, **given, "method": "full"}
     model = get_model(str(fields.get("model", TrainConfig.model_fields["model"].default)))
-    return validated(TrainConfig, fields, where, model.config.model_fields)
+    options_of_model = model.config.model_fields
+    return validated(TrainConfig, fields, where, options_of_model, lambda name: hint(name, model))
 
 
 def _words_of(fields: Iterable[str]) -> dict[str, str]:

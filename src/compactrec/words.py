@@ -19,6 +19,10 @@ M = TypeVar("M", bound="BaseModel")
 _BRANCH = re.compile(r"(literal|function-[a-z]+)\[")
 
 
+def _no_hint(name: str) -> str:
+    return ""
+
+
 def read_toml(path: Path, what: str, advice: str) -> dict[str, Any]:
     """The content of a TOML file; ``ValueError`` in words. ``what`` names the file's part:
     ``--config``."""
@@ -35,18 +39,19 @@ def validated(
     given: Mapping[str, Any],
     where: Callable[[str], tuple[str, str]] = lambda field: ("", field),
     also: Collection[str] = (),
+    hint: Callable[[str], str] = _no_hint,
 ) -> M:
     """``given`` as a ``model``; ``ValueError`` names all that is wrong.
 
     ``where`` says of a field in which file it was given, ``""`` for none, and how it is called
-    there; ``also`` are names that are allowed besides.
+    there; ``also`` are names that are allowed besides; ``hint`` as of :func:`problems`.
     """
     from pydantic import ValidationError
 
     try:
         return model.model_validate(given)
     except ValidationError as error:
-        raise ValueError(sentence(problems(error, model, also), where)) from error
+        raise ValueError(sentence(problems(error, model, also, hint), where)) from error
 
 
 def sentence(told: Iterable[tuple[str, str]], where: Callable[[str], tuple[str, str]]) -> str:
@@ -60,11 +65,15 @@ def sentence(told: Iterable[tuple[str, str]], where: Callable[[str], tuple[str, 
 
 
 def problems(
-    error: ValidationError, model: type[BaseModel] | None = None, also: Collection[str] = ()
+    error: ValidationError,
+    model: type[BaseModel] | None = None,
+    also: Collection[str] = (),
+    hint: Callable[[str], str] = _no_hint,
 ) -> Iterator[tuple[str, str]]:
     """The field of every problem, ``""`` where it is about several, and what is wrong.
 
-    Unknown names come first; with ``model`` they are told the nearest that there are, or all.
+    Unknown names come first; with ``model`` they are told what ``hint`` knows of them, else the
+    nearest that there are, or all.
     """
     for problem in sorted(_told(error), key=lambda one: one["type"] != "extra_forbidden"):
         place = _without_branches(problem["loc"])
@@ -73,13 +82,15 @@ def problems(
             text = f"there is no such field, got {problem['input']!r}"
             if model is not None:
                 known = [*_names_at(model, place), *(also if len(place) == 1 else ())]
-                near = nearest(str(place[-1]), known) or f"there are {', '.join(known) or 'none'}"
-                text = f"there is no such field; {near}"
+                name = str(place[-1])
+                there = f"there are {', '.join(known) or 'none'}"
+                text = f"there is no such field; {hint(name) or nearest(name, known) or there}"
             yield field, text
             continue
         whole = isinstance(problem["input"], dict)  # all of them: the message says which
         got = "" if whole else f", got {problem['input']!r}"
-        yield field, problem["msg"].removeprefix("Value error, ") + got
+        message = problem["msg"].removeprefix("Value error, ")
+        yield field, message.replace("valid tuple", "valid list") + got
 
 
 def _told(error: ValidationError) -> list[Any]:

@@ -90,6 +90,16 @@ def test_the_whole_protocol_is_run_from_raw_files(raw: Path, tmp_path: Path) -> 
     )  # fmt: skip
 
 
+def test_budgets_of_figures_are_shown_where_ours_were_not_run(raw: Path, tmp_path: Path) -> None:
+    protocol = load_protocol("dlrm-kaggle")
+    figures = protocol.figures[0]
+    cell = figures.cells[0].model_copy(update={"method": "hash", "budget": "25054380B"})
+    figures = figures.model_copy(update={"cells": (cell,)})
+    _, summary = run(protocol.model_copy(update={"figures": (figures,)}), raw, tmp_path)
+    assert {line.cells[:2] for line in published_lines(summary)} == {("hash", "25.1 MB")}
+    assert {line.cells[3] for line in published_lines(summary)} == {"not run"}
+
+
 def test_figures_are_printed_with_source_and_caveat_everywhere(raw: Path, tmp_path: Path) -> None:
     protocol = load_protocol("dlrm-kaggle")
     _, summary = run(protocol, raw, tmp_path)

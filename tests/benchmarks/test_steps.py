@@ -12,9 +12,20 @@ from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.loop import grouped
 from compactrec.benchmarks.train import train
 from compactrec.data.loader import BatchLoader
+from compactrec.models.dlrm import DLRM
 from tests.benchmarks.folder import ROWS
 from tests.benchmarks.test_optimizers import batch, build, step, weights
 from tests.benchmarks.test_train import small
+
+
+def test_a_model_that_gives_no_logit_per_example_is_named(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = DLRM.forward
+    monkeypatch.setattr(DLRM, "forward", lambda *given: real(*given).unsqueeze(1))
+    message = r"model 'dlrm' gave logits of shape \(64, 1\) for 64 examples; .* give \(64,\)"
+    with pytest.raises(ValueError, match=message):
+        train(small(data, tmp_path / "run", epochs=1))
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ def test_without_coupled_decay_it_never_prunes(decay: str) -> None:
 
 
 def test_a_start_that_nothing_can_move_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"pep: option config: .*start -150.0 has no gradient in"):
+    with pytest.raises(ValueError, match=r"pep: option .*start -150.0 has no gradient in"):
         parse_search_options(get_search("pep"), {"start": -150.0, "decay": 0.0})
     with pytest.raises(ValueError, match="rate must be above 0 or 'auto', got -1"):
         parse_search_options(get_search("pep"), {"rate": -1})
