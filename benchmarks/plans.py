@@ -128,4 +128,10 @@ def _features(config: TrainConfig, manifest: Manifest, plan: AnyPlan) -> tuple[F
             )
         own = ("dim", "pooling", "init_std")
         found.append(f.model_copy(update={name: getattr(like, name) for name in own}))
+    read, known = {f.name for f in found}, {f.name for f in manifest.sparse}
+    if unread := [name for name in ours if name not in read and source_key(name) in known]:
+        raise ValueError(
+            f"the plan has features that model {config.model!r} does not read: "
+            f"{', '.join(unread)}; make a plan for this model, or train the model it was made for"
+        )
     return tuple(found)

@@ -9,8 +9,6 @@ import pytest
 from compactrec.benchmarks.choices import full_serving_bytes, train_config_for
 from compactrec.benchmarks.config import TrainConfig
 from compactrec.benchmarks.plans import counts_of, resolve_plan
-from compactrec.benchmarks.search import search
-from compactrec.benchmarks.search_config import search_for
 from compactrec.benchmarks.train import train
 from compactrec.data.manifest import Manifest
 from compactrec.embeddings import Plan, full_plan, make_plan, method_names, size
@@ -77,7 +75,7 @@ def test_a_plan_for_another_model_is_refused(data: Path, tmp_path: Path) -> None
     manifest = Manifest.load(data)
     for made_for, used_by, message in (
         ("fnn", "deepfm", "no feature 'C1_linear', which the data has and model 'deepfm' reads"),
-        ("deepfm", "fnn", "made for other features.*C1_linear"),
+        ("deepfm", "fnn", r"has features that model 'fnn' does not read: C1_linear, C2_linear, .*make a plan for this"),
     ):
         reads = config(data, tmp_path, made_for).features(manifest)
         counts = counts_of(reads, manifest.counts(data))
@@ -86,9 +84,3 @@ def test_a_plan_for_another_model_is_refused(data: Path, tmp_path: Path) -> None
         make_plan("hash", reads, full // 2, counts=counts, threshold=0).save(path)
         with pytest.raises(ValueError, match=message):
             resolve_plan(config(data, tmp_path, used_by, plan=path, method=None), manifest)
-
-
-def test_a_search_refuses_first_order_weights(data: Path, tmp_path: Path) -> None:
-    base = config(data, tmp_path / "out", "deepfm")
-    with pytest.raises(ValueError, match=r"model 'deepfm' reads first-order .* width 1 beside"):
-        search(search_for(base, "magnitude", ["1/2"]))
