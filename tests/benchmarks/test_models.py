@@ -75,7 +75,11 @@ def test_a_plan_for_another_model_is_refused(data: Path, tmp_path: Path) -> None
     manifest = Manifest.load(data)
     for made_for, used_by, message in (
         ("fnn", "deepfm", "no feature 'C1_linear', which the data has and model 'deepfm' reads"),
-        ("deepfm", "fnn", r"has features that model 'fnn' does not read: C1_linear, C2_linear, .*make a plan for this"),
+        (
+            "deepfm",
+            "fnn",
+            r"has features that model 'fnn' does not read: C1_linear, C2_linear, .*make a plan for this",
+        ),
     ):
         reads = config(data, tmp_path, made_for).features(manifest)
         counts = counts_of(reads, manifest.counts(data))
