@@ -177,7 +177,7 @@ def test_files_argument(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="given per split already, got split rule 'time'"):
         prepare({"train": [source]}, "criteo", tmp_path / "out", options)
     options = PrepareOptions(split={"rule": "files"})
-    with pytest.raises(ValueError, match="'files' needs one list of files per split"):
+    with pytest.raises(ValueError, match="rule 'files', which needs one list of files per split"):
         prepare([source], "criteo", tmp_path / "out", options)
 
 

@@ -154,7 +154,10 @@ def test_bars_criteo_x1(tmp_path: Path) -> None:
     assert (rows["validation"]["C1"], rows["test"]["C1"]) == ([3], [2])
     feature = manifest.feature("C1")
     assert (feature.num_ids, feature.padding_id, feature.oov_id) == (4, 0, 3)
-    with pytest.raises(ValueError, match="split rule 'files' needs one list of files per split"):
+    with pytest.raises(
+        ValueError,
+        match="protocol 'bars-criteo-x1' has the split rule 'files', which needs one list of",
+    ):
         run(files["train"], "bars-criteo-x1", tmp_path / "rule")
 
 
