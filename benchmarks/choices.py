@@ -216,11 +216,11 @@ def plan_for(base: TrainConfig, method: str, budget: str) -> AnyPlan:
 
 def saves_nothing(base: TrainConfig, method: str | None, budget: str | None) -> str:
     """What to tell a person whose budget is no less than the full tables take; ``""`` else."""
-    full = full_serving_bytes(base, Manifest.load(base.data))
-    if method in (None, FULL) or budget is None or full is None:
+    if method in (None, FULL) or budget is None:
         return ""
+    full = full_serving_bytes(base, Manifest.load(base.data))
     asked = parse_budget(budget).resolve(full)
-    if asked < full:
+    if full is None or asked < full:
         return ""
     return (
         f"The full tables take {format_bytes(full)}, no more than the budget of "
